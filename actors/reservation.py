@@ -1,0 +1,88 @@
+"""Machines for a gang: asked for, awaited with an open ear, given back.
+
+- A reservation is all or nothing: half a gang holds machines and can do nothing with them.
+- Machines that are merely busy are awaited without end. Machines that the cluster does not have in total are awaited
+  for `placement.wait_seconds`, because an autoscaler may bring them; then the error names the resource that is short.
+- Waiting ends at once when `stop` is set.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from actors.tpu_slice import SliceRequest
+from infra.errors import UserError
+from infra.placement import Placement, shortage
+
+# Ray cuts the time-out of a placement group to whole seconds: with less, it would not wait at all.
+_LOOK_SECONDS = 1
+
+
+class Request(Protocol):
+    """A pending or granted request for the hosts of one gang."""
+
+    def wait(self, seconds: int) -> PlacementGroup | None:
+        """The group, one bundle per host, once it is granted; None when it is not within `seconds`."""
+        ...
+
+    def release(self) -> None:
+        """Gives everything back, or withdraws the request."""
+        ...
+
+
+class GroupRequest:
+    """Hosts of a `cpu` or `gpu` placement.
+
+    GPU hosts are machines of their own (STRICT_SPREAD). CPU hosts prefer different machines, for their memory, and
+    share one when there is only one (SPREAD): a laptop runs a gang of two. PACK would do the same there, and crowd a
+    cluster.
+    """
+
+    def __init__(self, placement: Placement, name: str) -> None:
+        bundles = [{key: float(size) for key, size in placement.resources.items()} for _ in range(placement.hosts)]
+        self._group = placement_group(bundles, strategy="STRICT_SPREAD" if placement.distinct else "SPREAD", name=name)
+
+    def wait(self, seconds: int) -> PlacementGroup | None:
+        return self._group if self._group.wait(seconds) else None
+
+    def release(self) -> None:
+        remove_placement_group(self._group)
+
+
+def request(placement: Placement, name: str) -> Request:
+    return SliceRequest(placement, name) if placement.kind == "tpu" else GroupRequest(placement, name)
+
+
+def reserve(
+    placement: Placement, name: str, stop: threading.Event, note: Callable[[str], None]
+) -> tuple[PlacementGroup, Request] | None:
+    """The granted group and its request (release that one), or None when `stop` was set first.
+
+    note: told what is awaited, about every second.
+    Raises UserError when the cluster as a whole has been too small for `placement.wait_seconds`.
+    """
+    asked = request(placement, name)
+    granted = None
+    try:
+        short_since: float | None = None
+        # A grant is immediate on an idle cluster, and a look at all nodes is not free: wait first.
+        while not stop.is_set() and (granted := asked.wait(_LOOK_SECONDS)) is None:
+            lack = shortage(placement, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+            short_since = None if lack is None else short_since or time.monotonic()
+            waited = time.monotonic() - (short_since or time.monotonic())
+            if lack is not None and waited >= placement.wait_seconds:
+                raise UserError(
+                    f"{name} needs {placement.request()} (kind={placement.kind}), but {lack}, for {waited:.0f} s now; "
+                    "use a placement that fits the cluster, add such nodes, or raise placement.wait_seconds"
+                )
+            note(f"waiting for {placement.request()}" + (f": {lack}" if lack else ""))
+        return (granted, asked) if granted is not None else None
+    finally:
+        if granted is None:
+            asked.release()

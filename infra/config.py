@@ -1,0 +1,67 @@
+"""Configuration: a YAML file found by its name, overrides from the command line, one plain mapping out.
+
+OmegaConf reads, merges and resolves; what the keys may be is said by the dataclasses that the mapping is turned into. A
+config is data: nothing in it is ever executed, and only OmegaConf's plain interpolations (`${other.key}`) are resolved.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from infra.errors import UserError
+
+
+def compose(folder: Path, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """`folder/NAME.yaml` (or the path NAME, if it ends in .yaml) with dotlist overrides such as `stages.text-1k.steps=5`.
+
+    Raises UserError for a name that is not there (listing those that are), a file that is not YAML, an override without
+    `=`, or one that would put a value inside a value.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(found.stem for found in folder.glob("*.yaml"))
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"{folder.name}: no {name!r}{hint}; there are {', '.join(known)}, or give a path to a .yaml file")
+    try:
+        config = OmegaConf.create(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not a YAML mapping: {error}") from None
+    merged = OmegaConf.merge(config, dotlist(overrides))
+    try:
+        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(plain, dict):
+        raise UserError(f"{path}: holds a list; a config is a mapping of keys")
+    return {str(key): value for key, value in plain.items()}
+
+
+def dotlist(arguments: Sequence[str]) -> Any:
+    """`a.b=1 c=[x,y]` as an OmegaConf mapping; values are read as YAML scalars and lists."""
+    for argument in arguments:
+        key, separator, _ = argument.partition("=")
+        if not separator or not key.strip():
+            raise UserError(f"argument {argument!r}: write KEY=VALUE, as in steps=10")
+    try:
+        return OmegaConf.from_dotlist(list(arguments))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"arguments {' '.join(arguments)}: {error}") from None
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

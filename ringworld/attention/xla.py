@@ -1,0 +1,261 @@
+"""The block backend in plain JAX: attention of a shard of queries over a shard of keys, and its gradient.
+
+The interface that every backend shares, heads-major so that a block of one head is contiguous:
+
+    forward(q, k, v, query, key) -> (out, log_sum_exp)
+    backward(q, k, v, query, key, log_sum_exp, delta, grad_out) -> (grad_q, grad_k, grad_v)
+
+The backward takes the log-sum-exp over **all** keys of the sequence, wherever they are, and delta = sum(out * grad_out): with
+these a shard's share of the gradient is exact on its own (FlashAttention-2, arXiv:2307.08691, section 3.1), and a ring adds
+up shares.
+
+The score matrix exists one block at a time. Each block of queries (forward) or keys (backward) visits the blocks that
+its schedule names: first those proven full, without a mask, then the others; those proven empty cost nothing. Grouped
+queries are rows of one product with their key head, so keys are never repeated. Memory is linear in the shard.
+
+Legend: b batch, h heads, n kv_heads, t query tokens, s key tokens, d head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ringworld.attention.mask import Bounds, Schedule, Tokens, bounds, schedule, split, visible
+
+# Stands for the logarithm of zero: finite, so that differences of two of them are not NaN.
+NOTHING = -1e30
+_LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a shard is cut: tokens in a block of queries and of keys, and how many key heads one step computes."""
+
+    queries: int
+    keys: int
+    heads: int
+
+
+def forward(
+    q_bhtd: jax.Array, k_bnsd: jax.Array, v_bnsd: jax.Array, query: Tokens, key: Tokens, *, scale: float, blocks: Blocks
+) -> tuple[jax.Array, jax.Array]:
+    """Attention over these keys alone.
+
+    q [b, h, t, d], k and v [b, n, s, d] of one float dtype, h a multiple of n; query [b, t], key [b, s].
+    Returns out float32 [b, h, t, d] and the natural log-sum-exp of the visible scores, float32 [b, h, t]. A query that sees
+    no key has out 0 and log-sum-exp NOTHING.
+    """
+    _, h, t, _ = q_bhtd.shape
+    q = _group_rows(q_bhtd, k_bnsd.shape[1], blocks.queries)
+    k, v = _cut_keys(k_bnsd, blocks.keys), _cut_keys(v_bnsd, blocks.keys)
+    rows = q.shape[-2]
+    to_log2 = scale * _LOG2_E
+
+    def of_row(row):
+        q, k, v, query, key = row
+        query_bounds, key_bounds = bounds(query), bounds(key)
+
+        def of_head(head):
+            q, k, v = head
+
+            def of_query_block(block):
+                q, query, query_bounds = block
+                plan = schedule(query_bounds, key_bounds)
+
+                def visit(masked: bool):
+                    def step(n, state):
+                        acc, top, total = state
+                        j = plan.order[n]
+                        scores = _product_nt(q, k[j])
+                        if masked:
+                            seen = _repeat_rows(visible(query, Tokens(key.positions[j], key.segments[j])), rows)
+                            scores = jnp.where(seen, scores, NOTHING)
+                        new_top = jnp.maximum(top, scores.max(-1) * to_log2)
+                        p = _exp2(scores * to_log2 - new_top[:, None])
+                        if masked:
+                            p = jnp.where(seen, p, 0)
+                        shrink = jnp.exp2(top - new_top)
+                        acc = acc * shrink[:, None] + _product(p.astype(v.dtype), v[j])
+                        return acc, new_top, total * shrink + p.sum(-1)
+
+                    return step
+
+                state = (
+                    jnp.zeros(q.shape, jnp.float32),
+                    jnp.full(rows, NOTHING, jnp.float32),
+                    jnp.zeros(rows, jnp.float32),
+                )
+                acc, top, total = _visit_all(plan, visit, state)
+                some = total > 0
+                safe = jnp.where(some, total, 1)
+                return acc / safe[:, None], jnp.where(some, (top + jnp.log2(safe)) / _LOG2_E, NOTHING)
+
+            return lax.map(of_query_block, (q, query, query_bounds))
+
+        return _map_heads(of_head, (q, k, v), blocks)
+
+    out, lse = lax.map(of_row, (q, k, v, split(query, blocks.queries), split(key, blocks.keys)))
+    return _ungroup_rows(out, h, t), _ungroup_rows(lse[..., None], h, t)[..., 0]
+
+
+def backward(
+    q_bhtd: jax.Array,
+    k_bnsd: jax.Array,
+    v_bnsd: jax.Array,
+    query: Tokens,
+    key: Tokens,
+    log_sum_exp: jax.Array,
+    delta: jax.Array,
+    grad_out: jax.Array,
+    *,
+    scale: float,
+    blocks: Blocks,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """These keys' share of the gradient: float32 grad_q [b, h, t, d], grad_k and grad_v [b, n, s, d].
+
+    log_sum_exp and delta are float32 [b, h, t]; grad_out has q's shape and dtype.
+    """
+    _, h, t, d = q_bhtd.shape
+    n, s = k_bnsd.shape[1:3]
+    q, g = _group_rows(q_bhtd, n, blocks.queries), _group_rows(grad_out, n, blocks.queries)
+    lse, delta = (_group_rows(x[..., None], n, blocks.queries)[..., 0] for x in (log_sum_exp * _LOG2_E, delta))
+    k, v = _cut_keys(k_bnsd, blocks.keys), _cut_keys(v_bnsd, blocks.keys)
+    rows = q.shape[-2]
+    to_log2 = scale * _LOG2_E
+
+    def of_row(row):
+        q, k, v, g, lse, delta, query, key = row
+        query_bounds, key_bounds = bounds(query), bounds(key)
+
+        def of_head(head):
+            q, k, v, g, lse, delta = head
+
+            def of_key_block(grad_q, block):
+                k, k_turned, v, key, key_bounds = block
+                plan = schedule(query_bounds, key_bounds)
+
+                # Scores stand transposed, [keys, rows]: the products for grad_k and grad_v then contract the block's
+                # contiguous axis, which XLA's CPU products do four times as fast as the other one.
+                def visit(masked: bool):
+                    def step(m, state):
+                        grad_q, grad_k, grad_v = state
+                        i = plan.order[m]
+                        p = _exp2(_product_nt(k, q[i]) * to_log2 - lse[i])
+                        if masked:
+                            seen = visible(Tokens(query.positions[i], query.segments[i]), key)
+                            p = jnp.where(_repeat_rows(seen, rows).T, p, 0)
+                        p = lax.optimization_barrier(p)
+                        ds = (p * (_product_nt(v, g[i]) - delta[i])).astype(q.dtype)
+                        grad_v = grad_v + _product(p.astype(g.dtype), g[i])
+                        grad_k = grad_k + _product(ds, q[i])
+                        grad_q = _add_at(grad_q, i, _product(k_turned, ds))
+                        return grad_q, grad_k, grad_v
+
+                    return step
+
+                zeros = jnp.zeros(k.shape, jnp.float32)
+                grad_q, grad_k, grad_v = _visit_all(plan, visit, (grad_q, zeros, zeros))
+                return grad_q, (grad_k * scale, grad_v)
+
+            grad_q, grad_kv = lax.scan(
+                of_key_block, jnp.zeros((q.shape[0], d, rows), jnp.float32), (k, k.swapaxes(1, 2), v, key, key_bounds)
+            )
+            return grad_q.swapaxes(1, 2) * scale, *grad_kv
+
+        return _map_heads(of_head, (q, k, v, g, lse, delta), blocks)
+
+    cut_query, cut_key = split(query, blocks.queries), split(key, blocks.keys)
+    grad_q, grad_k, grad_v = lax.map(of_row, (q, k, v, g, lse, delta, cut_query, cut_key))
+    return _ungroup_rows(grad_q, h, t), _join_keys(grad_k, s), _join_keys(grad_v, s)
+
+
+def _map_heads(of_head: Callable, heads, blocks: Blocks):
+    """Maps over key heads, blocks.heads of them at a time."""
+    return lax.map(of_head, heads, batch_size=blocks.heads if blocks.heads > 1 else None)
+
+
+def _visit_all(plan: Schedule, visit: Callable[[bool], Callable], state):
+    """Runs the steps of a schedule: the full blocks without a mask, then the rest with one."""
+    state = lax.fori_loop(0, plan.full, visit(False), state)
+    return lax.fori_loop(plan.full, plan.needed, visit(True), state)
+
+
+def _add_at(x: jax.Array, index: jax.Array, value: jax.Array) -> jax.Array:
+    """x[index] += value, for an index known to lie inside."""
+    return lax.dynamic_update_index_in_dim(x, lax.dynamic_index_in_dim(x, index, keepdims=False) + value, index, 0)
+
+
+def _product_nt(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b.T in float32."""
+    return lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a @ b in float32."""
+    return lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _repeat_rows(seen: jax.Array, rows: int) -> jax.Array:
+    """The mask [queries, keys] for every head of the group: [rows, keys]."""
+    return jnp.tile(seen, (rows // seen.shape[0], 1))
+
+
+def _group_rows(x_bhtd: jax.Array, kv_heads: int, block: int) -> jax.Array:
+    """[b, h, t, d] -> [b, n, query blocks, group * block, d]: the heads of a group are rows under one key head."""
+    b, h, t, d = x_bhtd.shape
+    x = jnp.pad(x_bhtd, ((0, 0), (0, 0), (0, -t % block), (0, 0)))
+    x = x.reshape(b, kv_heads, h // kv_heads, -1, block, d).swapaxes(2, 3)
+    return x.reshape(b, kv_heads, x.shape[2], -1, d)
+
+
+def _ungroup_rows(x: jax.Array, heads: int, tokens: int) -> jax.Array:
+    """The inverse of _group_rows: [b, h, t, d]."""
+    b, n, count, rows, d = x.shape
+    group = heads // n
+    x = x.reshape(b, n, count, group, rows // group, d).swapaxes(2, 3)
+    return x.reshape(b, heads, -1, d)[:, :, :tokens]
+
+
+def _cut_keys(x_bnsd: jax.Array, block: int) -> jax.Array:
+    """[b, n, s, d] -> [b, n, key blocks, block, d]."""
+    b, n, s, d = x_bnsd.shape
+    return jnp.pad(x_bnsd, ((0, 0), (0, 0), (0, -s % block), (0, 0))).reshape(b, n, -1, block, d)
+
+
+def _join_keys(x: jax.Array, tokens: int) -> jax.Array:
+    """The inverse of _cut_keys: [b, n, s, d]."""
+    b, n, _, _, d = x.shape
+    return x.reshape(b, n, -1, d)[:, :, :tokens]
+
+
+def _exp2(x: jax.Array) -> jax.Array:
+    """2 ** x for float32 x <= 0 or little above it, to 2e-7 relative; below -126, 2 ** -126."""
+    return lax.platform_dependent(x, cpu=_exp2_polynomial, default=jnp.exp2)
+
+
+# Chebyshev interpolation of 2 ** f over [-1/2, 1/2], degree 5, in powers of f.
+_COEFFICIENTS = [
+    float(c)
+    for c in np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5])
+    .convert(kind=np.polynomial.Polynomial)
+    .coef
+]
+
+
+def _exp2_polynomial(x: jax.Array) -> jax.Array:
+    """XLA's own exponential takes as long on a CPU as two of the five products; this is twice as fast."""
+    x = jnp.maximum(x, -126.0)
+    whole = lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN)
+    part = x - whole
+    value = jnp.full_like(x, _COEFFICIENTS[-1])
+    for c in _COEFFICIENTS[-2::-1]:
+        value = value * part + c
+    bits = lax.bitcast_convert_type(value, jnp.int32) + (whole.astype(jnp.int32) << 23)
+    return lax.bitcast_convert_type(bits, jnp.float32)

@@ -1,0 +1,226 @@
+"""One item read into documents, or into the reason why it gives none.
+
+- One broken file never stops a stage: whatever its bytes are, reading it ends, in bounded memory, with documents and named reasons.
+- A file of rows (.jsonl, .parquet) gives a document per row, streamed; any other file gives one. `.gz` and `.zst` are
+  opened for every kind. A suffix that nobody knows is read as plain text, unless its bytes say that it is none.
+- Reasons are few and countable (`REASONS`); `detail` says the rest.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ringworld.data.encoding import decode, looks_binary
+from ringworld.data.files import open_to_read
+from ringworld.data.sources import Distribution, Item, SourceFile, distribution_files
+
+REASONS = ("empty", "binary", "too large", "broken file", "broken row", "no such field", "not text", "unreadable")
+
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_HEAD = 1 << 16
+_PARQUET_ROWS = 64
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """field: of a JSON line; column: of a Parquet file; max_document_bytes: a longer document is refused, not read."""
+
+    field: str = "text"
+    column: str = "text"
+    max_document_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class RawDocument:
+    """source: file, with `#row` (from 1) for a file of rows. bytes: read for it. text, or else reason and detail."""
+
+    source: str
+    bytes: int
+    text: str | None
+    reason: str | None = None
+    detail: str = ""
+
+
+def read(item: Item, options: ReadOptions) -> Iterator[RawDocument]:
+    """The documents of one item, in order. Raises nothing for any content of a file: see `RawDocument.reason`."""
+    if isinstance(item, Distribution):
+        yield _read_distribution(item)
+        return
+    if item.bytes == 0:
+        yield _refused(item.name, 0, "empty", "0 bytes")
+        return
+    path = PurePosixPath(item.name.lower())
+    compression = _COMPRESSIONS.get(path.suffix)
+    kind = path.with_suffix("").suffix if compression else path.suffix
+    try:
+        with open_to_read(item.name) as file:
+            if kind == ".parquet":
+                yield from _read_parquet(item, file, options)
+                return
+            with _decompressed(file, compression) as stream:
+                if kind in (".jsonl", ".ndjson"):
+                    yield from _read_json_lines(item, stream, options)
+                else:
+                    yield _read_whole(item, stream, options, html=kind in (".html", ".htm", ".xhtml"))
+    except (OSError, EOFError, pa.ArrowException) as wrong:
+        reason = "broken file" if compression or kind == ".parquet" else "unreadable"
+        yield _refused(item.name, item.bytes, reason, str(wrong))
+
+
+def _refused(source: str, size: int, reason: str, detail: str = "") -> RawDocument:
+    return RawDocument(source, size, None, reason, detail[:300])
+
+
+def _decompressed(file: BinaryIO, compression: str | None) -> io.BufferedReader | BinaryIO:
+    if compression is None:
+        return file
+    # Arrow's stream, because the zstandard library takes the end of a truncated file for the end of the data.
+    stream: Any = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
+    return io.BufferedReader(stream, 1 << 20)
+
+
+def _read_whole(item: SourceFile, stream: Any, options: ReadOptions, html: bool) -> RawDocument:
+    limit = options.max_document_bytes
+    if item.bytes > limit:
+        return _refused(item.name, item.bytes, "too large", f"{item.bytes} bytes, max_document_bytes={limit}")
+    data = stream.read(_HEAD)
+    if looks_binary(data):
+        return _refused(item.name, item.bytes, "binary")
+    data += stream.read(limit + 1 - len(data))
+    if len(data) > limit:
+        return _refused(item.name, item.bytes, "too large", f"unpacks to over max_document_bytes={limit}")
+    if not data:
+        return _refused(item.name, 0, "empty", "0 bytes")
+    text = decode(data, declared=_declared_charset(data) if html else None)
+    if text is None:
+        return _refused(item.name, len(data), "binary", "no known encoding")
+    return RawDocument(item.name, len(data), _html_text(text) if html else text)
+
+
+def _declared_charset(data: bytes) -> str | None:
+    from bs4.dammit import EncodingDetector
+
+    return EncodingDetector.find_declared_encoding(data[:4096], is_html=True)
+
+
+_HTML_DROPPED = ("script", "style", "noscript", "template", "svg", "head")
+_HTML_BLOCKS = (
+    "address article aside blockquote br dd div dl dt figure footer h1 h2 h3 h4 h5 h6 header hr li main nav ol p pre section table "
+    "tr ul"
+).split()
+
+
+def _html_text(html: str) -> str:
+    """The text that a reader sees, blocks on lines of their own."""
+    from bs4 import BeautifulSoup  # takes half a second, which only pages of HTML should pay
+
+    page = BeautifulSoup(html, "lxml")
+    for element in page(_HTML_DROPPED):
+        element.decompose()
+    for element in page(_HTML_BLOCKS):
+        element.append("\n")
+    for cell in page(("td", "th")):
+        cell.append("\t")
+    return page.get_text()
+
+
+def _read_json_lines(item: SourceFile, stream: Any, options: ReadOptions) -> Iterator[RawDocument]:
+    limit = options.max_document_bytes
+    row = 0
+    while line := stream.readline(limit + 1):
+        row += 1
+        source = f"{item.name}#{row}"
+        if len(line) > limit and not line.endswith(b"\n"):
+            size = len(line)
+            while rest := stream.readline(1 << 20):
+                size += len(rest)
+                if rest.endswith(b"\n"):
+                    break
+            yield _refused(source, size, "too large", f"a line of {size} bytes, max_document_bytes={limit}")
+        elif line.strip():
+            yield _from_json(source, line, options.field)
+    if row == 0:
+        yield _refused(item.name, 0, "empty", "0 lines")
+
+
+def _from_json(source: str, line: bytes, field: str) -> RawDocument:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as wrong:
+        return _refused(source, len(line), "broken row", str(wrong))
+    if not isinstance(value, dict) or field not in value:
+        has = ", ".join(value) if isinstance(value, dict) else type(value).__name__
+        return _refused(source, len(line), "no such field", f"no field {field!r}; has: {has}")
+    text = value[field]
+    if text is None:
+        return _refused(source, len(line), "empty", f"{field} is null")
+    if not isinstance(text, str):
+        return _refused(source, len(line), "not text", f"{field} is {type(text).__name__}")
+    return RawDocument(source, len(line), text)
+
+
+def _read_parquet(item: SourceFile, file: BinaryIO, options: ReadOptions) -> Iterator[RawDocument]:
+    table = pq.ParquetFile(file)
+    column, schema = options.column, table.schema_arrow
+    if column not in schema.names:
+        detail = f"no column {column!r}; has: {', '.join(schema.names)}"
+        yield _refused(item.name, item.bytes, "no such field", detail)
+        return
+    kind = schema.field(column).type
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
+        yield _refused(item.name, item.bytes, "not text", f"column {column!r} is {kind}")
+        return
+    row = 0
+    for batch in table.iter_batches(_PARQUET_ROWS, columns=[column]):
+        values = batch.column(0)
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        for scalar in values.cast(pa.large_binary()):
+            row += 1
+            yield _from_parquet(f"{item.name}#{row}", scalar.as_buffer() if scalar.is_valid else None, options)
+    if row == 0:
+        yield _refused(item.name, item.bytes, "empty", "0 rows")
+
+
+def _from_parquet(source: str, value: pa.Buffer | None, options: ReadOptions) -> RawDocument:
+    if value is None:
+        return _refused(source, 0, "empty", "null")
+    if value.size > options.max_document_bytes:
+        return _refused(source, value.size, "too large", f"max_document_bytes={options.max_document_bytes}")
+    # Parquet writers do not all check that a string is UTF-8.
+    return RawDocument(source, value.size, str(value.to_pybytes(), "utf-8", "replace"))
+
+
+def _read_distribution(item: Distribution) -> RawDocument:
+    """Whole files under headings of their paths, in order of path, leaving out those that no longer fit `item.bytes`."""
+    try:
+        files = distribution_files(item.name)
+    except (metadata.PackageNotFoundError, OSError) as wrong:
+        return _refused(item.source, 0, "unreadable", str(wrong))
+    parts, taken, left_out = [], 0, 0
+    for path, where in files:
+        try:
+            size = where.stat().st_size
+            if size == 0:
+                continue
+            text = decode(where.read_bytes()) if taken + size <= item.bytes else None
+        except OSError:
+            text, size = None, 0
+        if text is None:
+            left_out += 1
+            continue
+        parts.append(f"# {path}\n\n{text.strip()}\n")
+        taken += size
+    if not parts:
+        return _refused(item.source, 0, "empty", "no text files")
+    return RawDocument(item.source, taken, "\n\n".join(parts), None, f"{left_out} of {len(files)} files left out")

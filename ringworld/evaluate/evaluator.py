@@ -1,0 +1,165 @@
+"""One evaluation: score held-out rows and needle prompts under the weights before and after a stage, write what was found.
+
+Writes `evaluation.json` (every figure, every prompt's answer key), `loss_by_position.png` and `needle.png` into the output
+folder, and `progress.json` while it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import jax
+import numpy as np
+
+from ringworld.data.packing import evaluation_rows
+from ringworld.data.loader import Loader
+from ringworld.data.token_store import TokenStore
+from ringworld.data.tokenizers import Tokenizer, check_same, load
+from ringworld.errors import UserError
+from ringworld.evaluate.loss_by_position import PositionLoss, summarize
+from ringworld.evaluate.needle import Cell, Prompt, grade, make_prompts, pack_prompts
+from ringworld.evaluate.pictures import draw_loss_by_position, draw_needle
+from ringworld.evaluate.recipe import EvaluateJob
+from ringworld.evaluate.scorer import Rows, Scorer
+from ringworld.mesh import MeshSpec, make_mesh
+from ringworld.model.config import RopeConfig
+from ringworld.model.llama import Params, abstract_params, init_params
+from ringworld.model.sharding import check
+from ringworld.train.checkpoint import load_params
+from ringworld.train.step import param_shardings
+from ringworld.train.vigil import Vigil
+
+
+def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
+    """Run the job; returns what evaluation.json holds. Every process of the job calls it, the first one writes."""
+    recipe, inputs = job.recipe, job.inputs
+    vigil = Vigil(job.options.stall_seconds, job.options.stall_seconds)
+    mesh = make_mesh(mesh_spec)
+    check(recipe.model, mesh)
+    store, tokenizer = TokenStore.open(inputs.tokens), load(inputs.tokenizer)
+    check_same(store.info.tokenizer_hash, tokenizer.hash, f"evaluation of {inputs.tokens}")
+    scorer = Scorer(recipe.model, mesh, recipe.dtype, job.options.loss_chunk)
+
+    documents = held_out_rows(store, recipe.sequence, recipe.rows)
+    prompts, refused = needle_prompts(job, store, tokenizer)
+    questions, places = pack_prompts(prompts, recipe.sequence)
+    total = 2 * scorer.batches(len(documents.tokens)) + scorer.batches(len(questions.tokens))
+    progress = _Progress(inputs.output, total, vigil)
+
+    def position_loss(params: Params, rope: RopeConfig) -> PositionLoss:
+        loss, _ = scorer.score(params, rope, documents, progress.advance)
+        return summarize(loss, documents.segments, recipe.past)
+
+    before = position_loss(weights_before(job, mesh), recipe.before_rope or recipe.model.rope)
+    params = _load(inputs.after, job, mesh)
+    after = position_loss(params, recipe.model.rope)
+    cells: list[Cell] = []
+    if prompts:
+        _, hit = scorer.score(params, recipe.model.rope, questions, progress.advance)
+        cells = grade(prompts, places, hit)
+    figures = _figures(job, before, after, cells, refused, len(documents.tokens))
+    if jax.process_index() == 0:
+        _write(job, figures, before, after, cells, prompts)
+    return figures
+
+
+def held_out_rows(store: TokenStore, sequence: int, count: int) -> Rows:
+    """Up to `count` windows of held-out documents, as rows."""
+    plan = evaluation_rows(store.index, sequence, count, store.info.tokenizer_hash)
+    batch = Loader(store, plan, seed=0, rows_per_batch=plan.num_rows).batch(0)
+    return Rows(batch.tokens, batch.targets, batch.segments, batch.positions)
+
+
+def needle_prompts(job: EvaluateJob, store: TokenStore, tokenizer: Tokenizer) -> tuple[list[Prompt], dict[int, str]]:
+    """The grid's prompts over the held-out documents in a row, and the lengths that cannot be asked."""
+    need = max(job.recipe.needle.lengths) * 4
+    pieces, have = [], 0
+    for document in store.index.documents("held_out").tolist():
+        length = int(store.index.tokens[document]) - 1  # without its end-of-document token
+        pieces.append(store.read(document, 0, length))
+        have += length
+        if have >= need:
+            break
+    ends: dict[int, bool] = {}
+
+    def ends_sentence(token: int) -> bool:
+        if token not in ends:
+            ends[token] = tokenizer.decode(np.array([token])).endswith((".", "\n", "!", "?"))
+        return ends[token]
+
+    haystack = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+    return make_prompts(job.recipe.needle, haystack, tokenizer.encode, ends_sentence, job.recipe.seed)
+
+
+def weights_before(job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
+    """The weights that the stage started from; random ones, of the recipe's seed, for a stage from scratch."""
+    if job.inputs.before is not None:
+        return _load(job.inputs.before, job, mesh)
+    if job.recipe.before_rope is not None:
+        raise UserError("before_rope is given, but inputs.before names no weights")
+    shardings = param_shardings(job.recipe.model, mesh)
+    return jax.jit(lambda key: init_params(job.recipe.model, key), out_shardings=shardings)(jax.random.key(job.recipe.seed))
+
+
+def _load(path: str, job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
+    wanted = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract_params(job.recipe.model),
+        param_shardings(job.recipe.model, mesh),
+    )
+    return load_params(path, wanted)
+
+
+def _figures(
+    job: EvaluateJob, before: PositionLoss, after: PositionLoss, cells: Sequence[Cell], refused: dict[int, str], rows: int
+) -> dict[str, Any]:
+    return {
+        "sequence": job.recipe.sequence,
+        "past": job.recipe.past,
+        "rows": rows,
+        "loss_before": before.mean,
+        "loss_after": after.mean,
+        "loss_past_before": before.mean_past,
+        "loss_past_after": after.mean_past,
+        "loss_by_position": {"edges": list(after.edges), "before": list(before.spans), "after": list(after.spans)},
+        "needle_exact": float(np.mean([cell.exact for cell in cells])) if cells else None,
+        "needle_digits": float(np.mean([cell.digits for cell in cells])) if cells else None,
+        "needle_cells": [asdict(cell) for cell in cells],
+        "needle_refused": {str(length): reason for length, reason in refused.items()},
+    }
+
+
+def _write(
+    job: EvaluateJob,
+    figures: dict[str, Any],
+    before: PositionLoss,
+    after: PositionLoss,
+    cells: Sequence[Cell],
+    prompts: Sequence[Prompt],
+) -> None:
+    output = job.inputs.output
+    asked = [{"length": p.length, "depth": p.depth, "city": p.city, "number": p.number} for p in prompts]
+    with open(os.path.join(output, "evaluation.json"), "w", encoding="utf-8") as file:
+        json.dump({**figures, "needle_prompts": asked}, file, indent=1)
+    draw_loss_by_position(os.path.join(output, "loss_by_position.png"), before, after, job.recipe.past)
+    if cells:
+        draw_needle(os.path.join(output, "needle.png"), cells)
+
+
+class _Progress:
+    """progress.json: how many of how many batches are scored."""
+
+    def __init__(self, output: str, total: int, vigil: Vigil) -> None:
+        self._path, self._total, self._done, self._vigil = os.path.join(output, "progress.json"), total, 0, vigil
+
+    def advance(self) -> None:
+        self._done += 1
+        self._vigil.beat()
+        if jax.process_index() == 0:
+            with open(self._path + ".new", "w", encoding="utf-8") as file:
+                json.dump({"step": self._done, "of": self._total}, file)
+            os.replace(self._path + ".new", self._path)

@@ -1,0 +1,99 @@
+"""What an evaluation measures (identity) and where its inputs lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import yaml
+
+from ringworld.errors import UserError
+from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.strict import from_mapping, to_mapping
+
+
+@dataclass(frozen=True)
+class NeedleConfig:
+    """A grid of prompts: `rounds` for each of `lengths` (tokens) x `depths` (0 the beginning .. 1 the end)."""
+
+    lengths: tuple[int, ...]
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rounds: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 1 or self.rounds < 1:
+            raise UserError(f"needle.lengths={list(self.lengths)}, rounds={self.rounds}: give lengths and rounds of 1 or more")
+        if not self.depths or not all(0 <= depth <= 1 for depth in self.depths):
+            raise UserError(f"needle.depths={list(self.depths)}: depths lie in 0..1")
+
+
+@dataclass(frozen=True)
+class EvaluateRecipe:
+    """An evaluation at one length.
+
+    sequence       tokens a row
+    past           the length of the stage before: loss at positions from here on is reported apart; 0 for the first stage
+    rows           held-out rows for the loss by position
+    before_rope    rotary positions of the weights the stage started from; None when it started from random weights
+    """
+
+    kind: ClassVar[str] = "evaluate"
+    model: ModelConfig
+    sequence: int
+    rows: int
+    needle: NeedleConfig
+    past: int = 0
+    before_rope: RopeConfig | None = None
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.past < self.sequence:
+            raise UserError(f"past={self.past}: the length before must lie in 0..{self.sequence - 1}")
+        if self.rows < 1:
+            raise UserError(f"rows={self.rows}: evaluate 1 row or more")
+        if max(self.needle.lengths) > self.sequence:
+            raise UserError(f"needle.lengths={list(self.needle.lengths)}: none may be over sequence={self.sequence}")
+
+
+@dataclass(frozen=True)
+class EvaluateInputs:
+    """Paths: token store, tokenizer, the stage's weights and those it started from, the folder to write to."""
+
+    tokens: str
+    tokenizer: str
+    after: str
+    output: str
+    before: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How to run it here."""
+
+    loss_chunk: int = 1024
+    stall_seconds: float = 1800.0
+    compilation_cache: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """The whole file given to `--recipe`."""
+
+    recipe: EvaluateRecipe
+    inputs: EvaluateInputs
+    options: EvaluateOptions = field(default_factory=EvaluateOptions)
+
+    def save(self, path: str) -> None:
+        """Write the job as YAML."""
+        Path(path).write_text(yaml.safe_dump(to_mapping(self), sort_keys=False), encoding="utf-8")
+
+
+def load_job(path: str) -> EvaluateJob:
+    """Read a job; UserError for anything that is not one."""
+    try:
+        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--recipe {path}: cannot be read: {error}") from None
+    return from_mapping(EvaluateJob, mapping, at="job")

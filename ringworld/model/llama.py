@@ -1,0 +1,196 @@
+"""Llama in Flax NNX: RMSNorm, SwiGLU, rotary grouped-query attention, scanned layers.
+
+A module holds float32 master weights; a forward pass computes in `dtype` (float32 or bfloat16) and keeps norms and rotary
+angles in float32. Parameters leave this file as a plain nested dict (`init_params`, `bind`), which is what checkpoints,
+the optimizer and the sharding table see; `PARAMETER_DIMS` names the dimensions of each.
+
+Dimension letters: b batch, t tokens, d embed, h heads (query or key-value), k head_dim, f mlp, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ringworld.model.config import ModelConfig
+from ringworld.model.rope import Rope, rotate
+
+Params = dict[str, Any]
+
+LAYER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "attention": {
+        "norm": ("layers", "embed"),
+        "query": ("layers", "embed", "heads", "head_dim"),
+        "key": ("layers", "embed", "kv_heads", "head_dim"),
+        "value": ("layers", "embed", "kv_heads", "head_dim"),
+        "output": ("layers", "heads", "head_dim", "embed"),
+    },
+    "mlp": {
+        "norm": ("layers", "embed"),
+        "gate": ("layers", "embed", "mlp"),
+        "up": ("layers", "embed", "mlp"),
+        "down": ("layers", "mlp", "embed"),
+    },
+}
+PARAMETER_DIMS: Mapping[str, Any] = {
+    "embedding": ("vocabulary", "embed"),
+    "layers": LAYER_DIMS,
+    "norm": ("embed",),
+    "head": ("embed", "vocabulary"),
+}
+
+
+class Placing(Protocol):
+    """What a forward pass asks of the mesh it runs on; `ringworld.model.sharding.Layout` is the one implementation."""
+
+    def hidden(self, x: jax.Array) -> jax.Array: ...
+
+    def attend(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array
+    ) -> jax.Array: ...
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+    """x / rms(x) * scale over the last axis, in float32, returned in x's dtype (Zhang and Sennrich 2019)."""
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
+    return (x32 * inverse * scale).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Pre-norm attention block; adds nothing to its input (the layer does)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        d, k = config.embed_dim, config.head_dim
+        self.epsilon = config.norm_epsilon
+        self.norm = nnx.Param(jnp.ones(d))
+        self.query = nnx.Param(_normal(rngs, (d, config.num_heads, k)))
+        self.key = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
+        self.value = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
+        self.output = nnx.Param(_normal(rngs, (config.num_heads, k, d), depth=config.num_layers))
+
+    def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing) -> jax.Array:
+        h = rms_norm(x, self.norm[...], self.epsilon)
+        q = rotate(jnp.einsum("btd,dhk->bthk", h, self.query[...].astype(x.dtype)), positions, rope)
+        k = rotate(jnp.einsum("btd,dhk->bthk", h, self.key[...].astype(x.dtype)), positions, rope)
+        v = jnp.einsum("btd,dhk->bthk", h, self.value[...].astype(x.dtype))
+        out = placing.attend(q, k, v, positions, segments)
+        return jnp.einsum("bthk,hkd->btd", out, self.output[...].astype(x.dtype))
+
+
+class FeedForward(nnx.Module):
+    """Pre-norm SwiGLU (Shazeer 2020, arXiv 2002.05202): down(silu(gate x) * up x)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        d, f = config.embed_dim, config.mlp_dim
+        self.epsilon = config.norm_epsilon
+        self.norm = nnx.Param(jnp.ones(d))
+        self.gate = nnx.Param(_normal(rngs, (d, f)))
+        self.up = nnx.Param(_normal(rngs, (d, f)))
+        self.down = nnx.Param(_normal(rngs, (f, d), depth=config.num_layers))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = rms_norm(x, self.norm[...], self.epsilon)
+        gate = jax.nn.silu(h @ self.gate[...].astype(x.dtype))
+        return (gate * (h @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """One residual layer."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.attention = Attention(config, rngs)
+        self.mlp = FeedForward(config, rngs)
+
+    def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing) -> jax.Array:
+        x = placing.hidden(x + self.attention(x, positions, segments, rope, placing))
+        return placing.hidden(x + self.mlp(x))
+
+
+class Llama(nnx.Module):
+    """Tokens in, hidden states out; the vocabulary is met in the loss, so that full logits never exist."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.embedding = nnx.Param(_normal(rngs, (config.vocabulary, config.embed_dim)))
+        self.norm = nnx.Param(jnp.ones(config.embed_dim))
+        if not config.tied_embeddings:
+            self.head = nnx.Param(_normal(rngs, (config.embed_dim, config.vocabulary)))
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stacked(rngs: nnx.Rngs) -> Layer:
+            return Layer(config, rngs)
+
+        self.layers = stacked(rngs)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        rope: Rope,
+        *,
+        placing: Placing,
+        dtype: jnp.dtype,
+        remat: Callable[[Callable], Callable] | None = None,
+    ) -> jax.Array:
+        """Hidden states [batch, tokens, embed] in `dtype` of tokens, positions, segments int32 [batch, tokens].
+
+        `remat` wraps the body of the layer scan (as `jax.checkpoint` does), or is None to save everything.
+        """
+        x = placing.hidden(self.embedding[...].astype(dtype)[tokens])
+        graph, weights = nnx.split(self.layers)
+
+        def body(x: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:
+            return nnx.merge(graph, weights)(x, positions, segments, rope, placing), None
+
+        x, _ = jax.lax.scan(body if remat is None else remat(body), x, weights)
+        return rms_norm(x, self.norm[...], self.config.norm_epsilon)
+
+    def output_weight(self) -> jax.Array:
+        """The vocabulary projection, float32 [embed, vocabulary]."""
+        return self.embedding[...].T if self.config.tied_embeddings else self.head[...]
+
+
+@functools.cache
+def _abstract(config: ModelConfig) -> tuple[Any, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: Llama(config, nnx.Rngs(0))))
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameters of a config as jax.ShapeDtypeStruct, float32."""
+    return nnx.to_pure_dict(_abstract(config)[1])
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Fresh float32 parameters: normal of 0.02, output projections divided by sqrt(2 layers) as GPT-2 does."""
+    return nnx.to_pure_dict(nnx.split(Llama(config, nnx.Rngs(key)))[1])
+
+
+def bind(config: ModelConfig, params: Params) -> Llama:
+    """The module that computes with these parameters."""
+    graph, state = _abstract(config)
+    state = jax.tree.map(lambda leaf: leaf, state)  # a copy: the cached one stays abstract
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graph, state)
+
+
+def parameter_dims(config: ModelConfig) -> Mapping[str, Any]:
+    """PARAMETER_DIMS without what this config lacks (the head of a tied model): the same tree as its parameters."""
+    return {name: dims for name, dims in PARAMETER_DIMS.items() if name != "head" or not config.tied_embeddings}
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+
+
+def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], depth: int = 0) -> jax.Array:
+    scale = 0.02 / (2 * depth) ** 0.5 if depth else 0.02
+    return scale * jax.random.normal(rngs.params(), shape)

@@ -1,0 +1,92 @@
+"""How arrays lie on the mesh: one table from dimension names to mesh axes, for weights; two specs, for activations.
+
+Every weight names its dimensions where it is defined (`llama.PARAMETER_DIMS`); this file is the only place that knows mesh
+axes. A dimension whose size the axes do not divide is refused before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ringworld.attention import ring_attention, ulysses_attention
+from ringworld.errors import UserError
+from ringworld.mesh import BATCH_AXES, SEQUENCE_AXES
+from ringworld.model.config import ModelConfig
+
+# Weights (and with them gradients and optimizer state) are split over every axis that does not already split the layer's
+# work: `embed` takes what fsdp, ring and ulysses have, so a longer ring also means less weight memory per device.
+DIMENSION_AXES: Mapping[str, tuple[str, ...]] = {
+    "layers": (),
+    "vocabulary": ("tensor",),
+    "embed": ("fsdp", "ring", "ulysses"),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "head_dim": (),
+    "mlp": ("tensor",),
+}
+HIDDEN = PartitionSpec(BATCH_AXES, SEQUENCE_AXES, None)  # activations [batch, tokens, embed] between blocks
+HEADS = PartitionSpec(BATCH_AXES, SEQUENCE_AXES, "tensor", None)  # [batch, tokens, heads, head_dim]
+ROWS = PartitionSpec(BATCH_AXES, SEQUENCE_AXES)  # [batch, tokens]
+
+
+def spec_of(dims: tuple[str, ...]) -> PartitionSpec:
+    """The partition of a weight with these dimension names."""
+    return PartitionSpec(*(DIMENSION_AXES[dim] or None for dim in dims))
+
+
+def check(config: ModelConfig, mesh: Mesh) -> None:
+    """Raise UserError, naming the size and what would work, where the mesh cannot hold the model."""
+    sizes = dict(mesh.shape)
+    shards = math.prod(sizes[axis] for axis in DIMENSION_AXES["embed"])
+    for name, size, parts, axis in (
+        ("vocabulary", config.vocabulary, sizes["tensor"], "tensor"),
+        ("num_heads", config.num_heads, sizes["tensor"], "tensor"),
+        ("num_kv_heads", config.num_kv_heads, sizes["tensor"], "tensor"),
+        ("mlp_dim", config.mlp_dim, sizes["tensor"], "tensor"),
+        ("embed_dim", config.embed_dim, shards, "fsdp x ring x ulysses"),
+    ):
+        if size % parts:
+            fits = [n for n in range(1, parts + 1) if size % n == 0]
+            raise UserError(f"mesh {axis}={parts} does not divide model.{name}={size}; the nearest that does is {fits[-1]}")
+    if config.num_heads // sizes["tensor"] % sizes["ulysses"]:
+        raise UserError(
+            f"mesh ulysses={sizes['ulysses']} does not divide the {config.num_heads // sizes['tensor']} heads that tensor="
+            f"{sizes['tensor']} leaves on a device; use ring for the rest of the sequence"
+        )
+
+
+def named(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
+    """A spec on a mesh."""
+    return NamedSharding(mesh, spec)
+
+
+class Layout:
+    """What the model's forward pass asks of the mesh: to keep activations sharded, and to attend across shards."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+
+    def hidden(self, x: jax.Array) -> jax.Array:
+        """x [batch, tokens, embed], kept split over batch and sequence axes."""
+        return jax.lax.with_sharding_constraint(x, named(self.mesh, HIDDEN))
+
+    def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+        """Attention over the whole row: q [batch, tokens, heads, head_dim], k and v [.., kv_heads, ..] -> like q."""
+
+        def local(q: Any, k: Any, v: Any, positions: Any, segments: Any) -> Any:
+            ring = "ring" if self.mesh.shape["ring"] > 1 else None
+            if self.mesh.shape["ulysses"] > 1:
+                return ulysses_attention(
+                    q, k, v, positions=positions, segments=segments, ulysses_axis="ulysses", ring_axis=ring
+                )
+            return ring_attention(q, k, v, positions=positions, segments=segments, axis_name=ring)
+
+        specs = (HEADS, HEADS, HEADS, ROWS, ROWS)
+        # check_vma=False: the ring's custom gradient moves device-varying values by hand.
+        sharded = jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=HEADS, check_vma=False)
+        return sharded(q, k, v, positions, segments)

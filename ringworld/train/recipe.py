@@ -1,0 +1,156 @@
+"""What a training job is, in three parts that never mix.
+
+- `TrainRecipe` decides the weights: two jobs with equal recipes and equal inputs are the same job, on any machine.
+- `TrainInputs` says where this job's inputs and outputs lie.
+- `TrainOptions` says how to run it (memory, saving, patience); it may change between two attempts of one job.
+
+`--recipe FILE` holds all three as YAML, under the keys `recipe`, `inputs` and `options`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import yaml
+
+from ringworld.errors import UserError
+from ringworld.model.config import ModelConfig
+from ringworld.strict import from_mapping, to_mapping
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) and its schedule. Rates are per step, norms are global."""
+
+    learning_rate: float
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    minimum_rate: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise UserError(f"optimizer.learning_rate={self.learning_rate}: must be above 0")
+        if not 0 <= self.minimum_rate <= self.learning_rate:
+            raise UserError(f"optimizer.minimum_rate={self.minimum_rate}: must lie in 0..{self.learning_rate}")
+        if self.warmup_steps < 0 or self.clip_norm <= 0:
+            raise UserError(
+                f"optimizer.warmup_steps={self.warmup_steps}, clip_norm={self.clip_norm}: warmup is 0 or more, the norm above 0"
+            )
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Everything that decides what is learned: the identity of a training stage.
+
+    sequence      tokens a row
+    batch_tokens  tokens a step, a multiple of `sequence`
+    init          scratch | params (the weights of another stage) | huggingface (a Llama folder, `init_folder`)
+    dtype         of the forward and backward pass; weights, optimizer and statistics are float32
+    """
+
+    kind: ClassVar[str] = "train"
+    model: ModelConfig
+    sequence: int
+    batch_tokens: int
+    steps: int
+    optimizer: OptimizerConfig
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    init: Literal["scratch", "params", "huggingface"] = "scratch"
+    init_folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.sequence < 2:
+            raise UserError(f"sequence={self.sequence}: a row holds 2 tokens or more")
+        if self.batch_tokens < self.sequence or self.batch_tokens % self.sequence:
+            nearest = max(1, round(self.batch_tokens / self.sequence)) * self.sequence
+            raise UserError(
+                f"batch_tokens={self.batch_tokens} is not a multiple of sequence={self.sequence}; the nearest is {nearest}"
+            )
+        if self.steps < 1:
+            raise UserError(f"steps={self.steps}: train for 1 step or more")
+        if (self.init == "huggingface") != bool(self.init_folder):
+            raise UserError(f"init={self.init} with init_folder={self.init_folder!r}: the folder goes with init=huggingface")
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch."""
+        return self.batch_tokens // self.sequence
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """Paths or URLs: the packing plan, the token store, the weights to start from (init=params), the folder to write to."""
+
+    plan: str
+    tokens: str
+    output: str
+    params: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to run a job on this machine. Nothing here changes what is learned, beyond the order of float additions.
+
+    save_every        steps between checkpoints
+    keep              how many checkpoints stay
+    remat             what the backward pass computes again: none | layer (all but each layer's input)
+    microbatch_rows   rows of a batch at a time, gradients accumulated; 0 is all at once
+    loss_chunk        tokens of a shard whose logits exist at once
+    stall_seconds     without a finished step for so long, the process ends with exit code 124
+    startup_seconds   the same for everything before the first finished step (compilation)
+    compilation_cache folder of compiled programs, shared by restarts; empty for none
+    """
+
+    save_every: int = 100
+    keep: int = 2
+    remat: Literal["none", "layer"] = "none"
+    microbatch_rows: int = 0
+    loss_chunk: int = 1024
+    stall_seconds: float = 600.0
+    startup_seconds: float = 3600.0
+    compilation_cache: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("save_every", "keep", "loss_chunk"):
+            if getattr(self, name) < 1:
+                raise UserError(f"options.{name}={getattr(self, name)}: must be 1 or more")
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """The whole file given to `--recipe`."""
+
+    recipe: TrainRecipe
+    inputs: TrainInputs
+    options: TrainOptions = field(default_factory=TrainOptions)
+
+    def __post_init__(self) -> None:
+        rows = self.options.microbatch_rows
+        if rows and self.recipe.rows % rows:
+            fits = [n for n in range(1, self.recipe.rows + 1) if self.recipe.rows % n == 0]
+            raise UserError(f"options.microbatch_rows={rows} does not divide {self.recipe.rows} rows a batch; use one of {fits}")
+
+    def save(self, path: str) -> None:
+        """Write the job as YAML."""
+        with open(path, "w", encoding="utf-8") as file:
+            yaml.safe_dump(to_mapping(self), file, sort_keys=False)
+
+
+def load_job(path: str) -> TrainJob:
+    """Read a job; UserError for anything that is not one."""
+    if not os.path.isfile(path):
+        raise UserError(f"--recipe {path}: no such file")
+    with open(path, encoding="utf-8") as file:
+        try:
+            mapping = yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise UserError(f"--recipe {path}: not YAML: {error}") from None
+    return from_mapping(TrainJob, mapping, at="job")

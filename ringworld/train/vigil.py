@@ -1,0 +1,78 @@
+"""What watches over a trainer: the stall watchdog, the parent's death, and the request to stop.
+
+All three end in an exit code of the contract. The watchdog and the parent's watch run in one thread that never touches JAX,
+so they work while the main thread hangs in a collective.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+
+EXIT_DONE, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_STALLED = 0, 64, 75, 124
+EXIT_ORPHANED = 70  # counts as crashed: the next attempt resumes
+POLL_SECONDS = 0.5
+PARENT_VARIABLE = "RINGWORLD_PARENT_PID"
+HEARTBEAT_VARIABLE = "RINGWORLD_HEARTBEAT"  # a file: touched while this process is not frozen
+
+
+class Vigil:
+    """Started once per process. `beat()` after every finished step; `startup_seconds` bounds the time to the first one."""
+
+    def __init__(self, stall_seconds: float, startup_seconds: float) -> None:
+        self._stall, self._allowed = stall_seconds, startup_seconds
+        self._last = time.monotonic()
+        self._parent = int(os.environ.get(PARENT_VARIABLE, "0"))
+        self._heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
+        threading.Thread(target=self._watch, name="vigil", daemon=True).start()
+
+    def beat(self) -> None:
+        """A step has finished."""
+        self._last, self._allowed = time.monotonic(), self._stall
+
+    def grant(self, seconds: float) -> None:
+        """The next beat may take this long: a last save, say."""
+        self._last, self._allowed = time.monotonic(), seconds
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(POLL_SECONDS)
+            if self._heartbeat:
+                Path(self._heartbeat).touch()
+            if self._parent and os.getppid() != self._parent:
+                # The host actor is gone (kill -9, a lost node): nobody would ever stop or reap this process.
+                print(f"parent process {self._parent} is gone; leaving", file=sys.stderr, flush=True)
+                os._exit(EXIT_ORPHANED)
+            silent = time.monotonic() - self._last
+            if silent > self._allowed:
+                print(f"no step finished for {silent:.0f} s; every thread's stack follows", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(EXIT_STALLED)
+
+
+class StopRequest:
+    """Whether this job was asked to stop (SIGTERM), agreed upon by all its processes at the same step."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def reached(self, step: int) -> bool:
+        """True when every process should save after `step` and leave. Call it once per step, on every process."""
+        if jax.process_count() == 1:
+            return self._asked
+        # jax.distributed catches SIGTERM itself and proposes a step that no process has passed yet.
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._asked = True

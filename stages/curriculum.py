@@ -1,0 +1,363 @@
+"""A curriculum is data; this file says what it may hold and builds the graph of stages from it.
+
+    documents -> tokenizer -> tokens -> pack-text-512 -> text-512 -> evaluate-text-512
+                                     -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's weights)
+
+Each training stage gets a packing plan and an evaluation of its own. What a stage is (`Curriculum`) and where it runs
+(`Site`) come from two files and never mix: a fingerprint holds nothing of the second.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from infra.placement import Placement
+from infra.stage import Stage
+from ringworld.errors import UserError
+from ringworld.evaluate.recipe import EvaluateRecipe, NeedleConfig
+from ringworld.mesh import parse_mesh
+from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.strict import from_mapping
+from ringworld.train.recipe import OptimizerConfig, TrainRecipe
+from stages import documents, evaluate, pack, tokenizer, tokens, train
+from stages.documents import DocumentsRecipe
+from stages.pack import PackRecipe
+from stages.tokenizer import TokenizerRecipe
+from stages.tokens import TokensRecipe
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where documents come from. text: paths, globs and folders, local or gs://, or `installed`."""
+
+    text: tuple[str, ...] = ("installed",)
+    field: str = "text"
+    column: str = "text"
+    installed_bytes: int = 1 << 18
+    max_document_bytes: int = 1 << 30
+    minimum_bytes: int = 64
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """kind: bytes | bpe (trained on the documents) | huggingface | sentencepiece (both from `path`)."""
+
+    kind: str = "bpe"
+    vocabulary: int = 2048
+    path: str = ""
+    sample_bytes: int = 1 << 24
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """ModelConfig without its rotary positions, which belong to a stage."""
+
+    vocabulary: int
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    tied_embeddings: bool = False
+    norm_epsilon: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training stage as a row of a table.
+
+    after        the stage whose weights it starts from; empty: the curriculum's `base`
+    theta        RoPE base; rope: any further scaling (see RopeConfig), instead of theta
+    lengths      documents of so many tokens only, [minimum, maximum]; null for no bound
+    weigh_by     token (each token the same) or example (each document window the same)
+    """
+
+    sequence: int
+    steps: int
+    batch_tokens: int
+    learning_rate: float
+    theta: float = 10_000.0
+    after: str = ""
+    rope: RopeConfig | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    minimum_rate: float = 0.0
+    lengths: tuple[int | None, int | None] = (None, None)
+    weigh_by: Literal["token", "example"] = "token"
+
+
+@dataclass(frozen=True)
+class OptimizerDefaults:
+    """What all stages share of AdamW; rates and schedules are the stages' own."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """needle_fractions: needle lengths as shares of the stage's sequence."""
+
+    rows: int = 8
+    needle_fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rounds: int = 1
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """The whole curriculum. base: `scratch`, or the Hugging Face Llama folder that the first stage starts from."""
+
+    model: ModelSizes
+    stages: Mapping[str, Training]
+    base: str = "scratch"
+    base_theta: float = 10_000.0
+    base_sequence: int = 0
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    held_out: float = 0.05
+    sources: Sources = field(default_factory=Sources)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optimizer: OptimizerDefaults = field(default_factory=OptimizerDefaults)
+    evaluate: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise UserError("stages: none given; a curriculum trains at least one")
+        names = list(self.stages)
+        for index, (name, stage) in enumerate(self.stages.items()):
+            if not name.endswith(f"-{length_label(stage.sequence)}"):
+                raise UserError(
+                    f"stages.{name}: sequence={stage.sequence}, so its name ends in -{length_label(stage.sequence)}, "
+                    f"as in text-{length_label(stage.sequence)}"
+                )
+            if stage.after and stage.after not in names[:index]:
+                raise UserError(f"stages.{name}.after={stage.after!r}: must be a stage above it: {names[:index] or 'none is'}")
+
+
+@dataclass(frozen=True)
+class StagePlace:
+    """What one training stage has otherwise than the rest of the site."""
+
+    mesh: str | None = None
+    hosts: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A placement file: where training runs, with exceptions by stage. CPU: 0 means this machine's cores, shared evenly.
+
+    train and evaluate: execution options of ringworld.train and ringworld.evaluate.
+    """
+
+    kind: Literal["cpu", "gpu", "tpu"] = "cpu"
+    hosts: int = 1
+    resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 0.0})
+    mesh: str = "fsdp=-1"
+    topology: str | None = None
+    accelerator: str | None = None
+    slices: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    stages: Mapping[str, StagePlace] = field(default_factory=dict)
+    wait_seconds: float = 60.0
+
+    def place(self, stage: str, options: Mapping[str, Any]) -> Placement:
+        """The placement of a stage, with these execution options."""
+        own = self.stages.get(stage, StagePlace())
+        hosts = own.hosts or self.hosts
+        resources = dict(self.resources)
+        if resources.get("CPU") == 0:
+            resources["CPU"] = float(max(1, (os.cpu_count() or 1) // hosts))
+        mesh = own.mesh or self.mesh
+        parse_mesh(mesh)
+        return Placement(
+            hosts=hosts,
+            resources=resources,
+            kind=self.kind,
+            topology=self.topology,
+            accelerator=self.accelerator,
+            slices=self.slices,
+            mesh=mesh,
+            env=dict(self.env),
+            options={**options, **own.options},
+            wait_seconds=self.wait_seconds,
+        )
+
+
+def load_curriculum(mapping: Mapping[str, Any]) -> Curriculum:
+    """A Curriculum from a config's mapping. UserError names the key, the value and what is allowed."""
+    mapping = dict(mapping)
+    sources = mapping.get("sources")
+    if isinstance(sources, Mapping) and isinstance(sources.get("text"), str):
+        # A person writes sources.text=books/*.txt; a list is what it means.
+        mapping["sources"] = {**sources, "text": [part.strip() for part in sources["text"].split(",") if part.strip()]}
+    return from_mapping(Curriculum, mapping, at="curriculum")
+
+
+def load_site(mapping: Mapping[str, Any]) -> Site:
+    """A Site from a placement file's mapping; meshes may be written as a mapping of axes."""
+
+    def as_text(part: Mapping[str, Any]) -> dict[str, Any]:
+        mesh = part.get("mesh")
+        text = ",".join(f"{axis}={size}" for axis, size in mesh.items()) if isinstance(mesh, Mapping) else mesh
+        return {**part, "mesh": text} if "mesh" in part else dict(part)
+
+    stages = mapping.get("stages")
+    if isinstance(stages, Mapping):
+        given = {name: as_text(own) if isinstance(own, Mapping) else own for name, own in stages.items()}
+        mapping = {**mapping, "stages": given}
+    return from_mapping(Site, as_text(mapping), at="placement")
+
+
+def build(curriculum: Curriculum, site: Site) -> list[Stage]:
+    """The graph, in an order in which every stage comes after its inputs."""
+    unknown = sorted(set(site.stages) - set(curriculum.stages))
+    if unknown and not set(site.stages) & set(curriculum.stages):
+        raise UserError(f"placement.stages names {unknown}, the curriculum has {', '.join(curriculum.stages)}")
+    data = _data_stages(curriculum)
+    made: dict[str, Stage] = {stage.name: stage for stage in data}
+    for name in curriculum.stages:
+        for stage in _training_stages(name, curriculum, site, made):
+            made[stage.name] = stage
+    return list(made.values())
+
+
+def length_label(sequence: int) -> str:
+    """512 -> 512, 8192 -> 8k, 1048576 -> 1m."""
+    for unit, label in ((1 << 20, "m"), (1 << 10, "k")):
+        if sequence % unit == 0:
+            return f"{sequence // unit}{label}"
+    return str(sequence)
+
+
+def _data_stages(curriculum: Curriculum) -> list[Stage]:
+    sources, chosen = curriculum.sources, curriculum.tokenizer
+    here = Placement()  # Ray Data spreads these by itself
+    first = Stage(
+        "documents",
+        DocumentsRecipe(
+            sources=sources.text,
+            field=sources.field,
+            column=sources.column,
+            installed_bytes=sources.installed_bytes,
+            max_document_bytes=sources.max_document_bytes,
+            minimum_bytes=sources.minimum_bytes,
+        ),
+        documents.run,
+        {},
+        here,
+    )
+    second = Stage(
+        "tokenizer",
+        TokenizerRecipe(chosen.kind, chosen.vocabulary, chosen.path, chosen.sample_bytes),
+        tokenizer.run,
+        {"documents": first},
+        here,
+    )
+    lengths = tuple(sorted({stage.sequence for stage in curriculum.stages.values()}))
+    third = Stage(
+        "tokens",
+        TokensRecipe(held_out=curriculum.held_out, seed=curriculum.seed, buckets=lengths),
+        tokens.run,
+        {"documents": first, "tokenizer": second},
+        here,
+    )
+    return [first, second, third]
+
+
+def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mapping[str, Stage]) -> list[Stage]:
+    row = curriculum.stages[name]
+    config = _model(curriculum, row)
+    parent = made.get(row.after)
+    packed = Stage(
+        f"pack-{name}",
+        PackRecipe(sequence=row.sequence, lengths=row.lengths, weigh_by=row.weigh_by),
+        pack.run,
+        {"tokens": made["tokens"]},
+        Placement(),
+    )
+    training = Stage(
+        name,
+        TrainRecipe(
+            model=config,
+            sequence=row.sequence,
+            batch_tokens=row.batch_tokens,
+            steps=row.steps,
+            optimizer=_optimizer(curriculum.optimizer, row),
+            seed=curriculum.seed,
+            dtype=curriculum.dtype,
+            init="params" if parent else "scratch" if curriculum.base == "scratch" else "huggingface",
+            init_folder="" if parent or curriculum.base == "scratch" else curriculum.base,
+        ),
+        train.run,
+        {"tokens": made["tokens"], "plan": packed, **({"params": parent} if parent else {})},
+        site.place(name, site.train),
+        code_version=train.CODE_VERSION,
+    )
+    return [packed, training, _evaluation(name, curriculum, site, made, training, parent)]
+
+
+def _evaluation(
+    name: str, curriculum: Curriculum, site: Site, made: Mapping[str, Stage], training: Stage, parent: Stage | None
+) -> Stage:
+    row, asked = curriculum.stages[name], curriculum.evaluate
+    before = curriculum.stages.get(row.after)
+    place = site.place(name, {})
+    recipe = EvaluateRecipe(
+        model=_model(curriculum, row),
+        sequence=row.sequence,
+        past=before.sequence if before and before.sequence < row.sequence else 0,
+        rows=asked.rows,
+        before_rope=_rope(before) if before else None,
+        needle=NeedleConfig(
+            lengths=tuple(max(1, round(row.sequence * share)) for share in asked.needle_fractions),
+            depths=asked.depths,
+            rounds=asked.rounds,
+        ),
+        seed=curriculum.seed,
+        dtype=curriculum.dtype,
+    )
+    inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"], "after": training}
+    return Stage(
+        f"evaluate-{name}",
+        recipe,
+        evaluate.run,
+        {**inputs, **({"before": parent} if parent else {})},
+        replace(place, options=dict(site.evaluate)),
+        code_version=evaluate.CODE_VERSION,
+    )
+
+
+def _model(curriculum: Curriculum, row: Training) -> ModelConfig:
+    sizes = {name: getattr(curriculum.model, name) for name in ModelSizes.__dataclass_fields__}
+    return ModelConfig(**sizes, rope=_rope(row))
+
+
+def _rope(row: Training) -> RopeConfig:
+    return row.rope or RopeConfig(theta=row.theta)
+
+
+def _optimizer(shared: OptimizerDefaults, row: Training) -> OptimizerConfig:
+    return OptimizerConfig(
+        learning_rate=row.learning_rate,
+        schedule=row.schedule,
+        warmup_steps=row.warmup_steps,
+        minimum_rate=row.minimum_rate,
+        beta1=shared.beta1,
+        beta2=shared.beta2,
+        epsilon=shared.epsilon,
+        weight_decay=shared.weight_decay,
+        clip_norm=shared.clip_norm,
+    )
+
+

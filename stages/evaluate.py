@@ -1,0 +1,48 @@
+"""An evaluation stage: the weights of a training stage against those it started from, on held-out documents.
+
+Inputs: `after` (the training stage), `before` (the one it started from, if any), `tokens`, `tokenizer`.
+Output: `evaluation.json`, `loss_by_position.png`, `needle.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from infra.stage import Result, StageContext
+from ringworld.evaluate.recipe import EvaluateInputs, EvaluateJob, EvaluateOptions, EvaluateRecipe
+from ringworld.strict import from_mapping
+from stages.process import run_module, written
+
+CODE_VERSION = 1
+
+
+def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
+    """Evaluate on a gang of hosts like the trainer's."""
+    before = context.inputs.get("before")
+    job = EvaluateJob(
+        recipe=recipe,
+        inputs=EvaluateInputs(
+            tokens=context.inputs["tokens"].path("tokens"),
+            tokenizer=context.inputs["tokenizer"].path("tokenizer"),
+            after=context.inputs["after"].path("params"),
+            before=before.path("params") if before else None,
+            output=context.attempt_dir,
+        ),
+        options=from_mapping(EvaluateOptions, dict(context.stage.placement.options), at="placement.options"),
+    )
+    path = os.path.join(context.attempt_dir, "job.yaml")
+    job.save(path)
+
+    def watch() -> None:
+        progress = os.path.join(context.attempt_dir, "progress.json")
+        if os.path.exists(progress):
+            with open(progress, encoding="utf-8") as file:
+                context.report(**json.load(file), note="")
+
+    run_module(context, "ringworld.evaluate", ["--recipe", path], watch=watch)
+    with open(os.path.join(context.attempt_dir, "evaluation.json"), encoding="utf-8") as file:
+        figures = json.load(file)
+    del figures["needle_prompts"]
+    pictures = ("loss_by_position.png", "needle.png")
+    return Result(written(context.attempt_dir, "evaluation.json", *pictures, "job.yaml"), figures)

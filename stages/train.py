@@ -1,0 +1,98 @@
+"""A training stage: the trainer on a gang of hosts, from the weights of another stage (or none) to weights of its own.
+
+Inputs: `plan` (a packing plan), `tokens` (the corpus), `params` (the stage to start from, when the recipe says so).
+Output: `params/`, the weights; `progress.jsonl`, every step that led to them; `job.yaml`, what the trainer was told.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+
+from infra.stage import Result, StageContext
+from ringworld.model.llama import count_parameters
+from ringworld.strict import from_mapping
+from ringworld.train.progress import Record, read_progress
+from ringworld.train.recipe import TrainInputs, TrainJob, TrainOptions, TrainRecipe
+from stages.process import run_module, written
+
+CODE_VERSION = 1
+
+
+def run(context: StageContext, recipe: TrainRecipe) -> Result:
+    """Train; the state folder makes every attempt go on where the one before was last durable."""
+    given = dict(context.stage.placement.options)
+    given.setdefault("compilation_cache", os.path.join(context.state_dir, "compiled"))
+    params = context.inputs.get("params")
+    job = TrainJob(
+        recipe=recipe,
+        inputs=TrainInputs(
+            plan=context.inputs["plan"].path("plan.parquet"),
+            tokens=context.inputs["tokens"].path("tokens"),
+            output=context.attempt_dir,
+            params=params.path("params") if params else None,
+        ),
+        options=from_mapping(TrainOptions, given, at="placement.options"),
+    )
+    job.save(os.path.join(context.attempt_dir, "job.yaml"))
+    progress = os.path.join(context.state_dir, "progress.jsonl")
+    follower = _Follower(context, recipe, progress)
+    run_module(
+        context,
+        "ringworld.train",
+        ["--recipe", os.path.join(context.attempt_dir, "job.yaml"), "--state", context.state_dir],
+        watch=follower.look,
+        newest_step=lambda: _newest_checkpoint(context.state_dir),
+    )
+    shutil.copyfile(progress, os.path.join(context.attempt_dir, "progress.jsonl"))
+    files = written(context.attempt_dir, "params", "progress.jsonl", "job.yaml")
+    return Result(files, _figures(recipe, read_progress(progress)))
+
+
+class _Follower:
+    """Reports the newest record of progress.jsonl, reading only what was added since the last look."""
+
+    def __init__(self, context: StageContext, recipe: TrainRecipe, path: str) -> None:
+        self._context, self._recipe, self._path, self._size = context, recipe, path, -1
+
+    def look(self) -> None:
+        size = os.path.getsize(self._path) if os.path.exists(self._path) else -1
+        if size == self._size:
+            return
+        self._size = size
+        records = read_progress(self._path)
+        if records:
+            newest = records[-1]
+            self._context.report(
+                step=newest.step,
+                of=self._recipe.steps,
+                loss=newest.loss,
+                tokens_per_second=_typical(records, "tokens_per_second"),
+                note="",
+            )
+
+
+def _typical(records: list[Record], name: str) -> float:
+    """The median of a figure over the last 20 steps: the first step holds the compilation, and machines hiccup."""
+    return statistics.median(getattr(record, name) for record in records[-20:])
+
+
+def _figures(recipe: TrainRecipe, records: list[Record]) -> dict[str, float | int]:
+    last = records[-max(1, len(records) // 20) :]
+    return {
+        "sequence": recipe.sequence,
+        "steps": recipe.steps,
+        "tokens": records[-1].tokens,
+        "final_loss": statistics.fmean(record.loss for record in last),
+        "tokens_per_second": statistics.median(record.tokens_per_second for record in records),
+        "mfu": statistics.median(record.mfu for record in records),
+        "parameters": count_parameters(recipe.model),
+        "rope_theta": recipe.model.rope.theta,
+    }
+
+
+def _newest_checkpoint(state_dir: str) -> int | None:
+    folder = os.path.join(state_dir, "checkpoints")
+    steps = [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
+    return max(steps, default=None)

@@ -1,0 +1,74 @@
+"""One small Ray cluster for all tests of this folder, and scripts of a few lines that play the trainer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from actors.gang import Gang, GangExit, GangView
+from actors.local import RayCluster, start_ray
+from infra.placement import Placement
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RayCluster]:
+    with start_ray(num_cpus=2, object_store_bytes=100 << 20) as cluster:
+        yield cluster
+
+
+class Stand:
+    """Gangs whose trainer is a script, with their logs in a folder of the test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stop = threading.Event()
+        self.views: list[GangView] = []
+
+    def gang(self, hosts: int = 2) -> Gang:
+        return Gang(Placement(hosts=hosts), "test")
+
+    def run(
+        self, gang: Gang, script: str, on_poll: Callable[[GangView], None] | None = None, **options: float | None
+    ) -> GangExit:
+        """Runs the script as the trainer. In it, `rank` is its process id and `folder` the test's folder."""
+        prologue = (
+            "import os, signal, subprocess, sys, time\n"
+            f"folder = {str(self.folder)!r}\n"
+            "rank = int(sys.argv[sys.argv.index('--process-id') + 1]) if '--process-id' in sys.argv else 0\n"
+            "def leave(name, text): open(f'{folder}/{name}', 'w').write(str(text))\n"
+        )
+
+        def see(view: GangView) -> None:
+            self.views.append(view)
+            if on_poll is not None:
+                on_poll(view)
+
+        return gang.run(
+            ["-c", prologue + script], log_dir=str(self.folder / "logs"), stop=self.stop, on_poll=see, **options
+        )
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    def has(self, *names: str) -> bool:
+        return all((self.folder / name).exists() and self.read(name) for name in names)
+
+
+@pytest.fixture
+def stand(cluster: RayCluster, tmp_path: Path) -> Stand:
+    return Stand(tmp_path)
+
+
+def gone(pids: list[int], seconds: float = 5.0) -> bool:
+    """Whether all these processes have ended, zombies included, within some seconds."""
+    deadline = time.monotonic() + seconds
+    while any(psutil.pid_exists(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
