@@ -118,14 +118,15 @@ class Gang:
         argv: what follows the interpreter; paths in it are absolute, since `cwd` is a folder of the host.
         log_dir: a local folder on every host, for `trainer-{rank}.log`; made when missing.
         stop: set by anybody, ends the gang within `grace_seconds` and 3 more.
-        on_poll: called about every half second (every second while waiting for machines). What it raises ends the gang and passes through.
+        on_poll: called about every half second, every second while waiting for machines. What it raises ends the gang
+            and passes through.
         cwd: None for the folder that holds this code.
         env: variables over those of the placement.
         grace_seconds: for ranks to save after TERM, when asked to stop or when one of them was preempted.
         stall_seconds: a rank that has touched its RINGWORLD_HEARTBEAT file once, and then not for so long, is stalled.
             None: trust the trainer's own watchdog, which a frozen process does not have.
 
-        Raises UserError for machines that the cluster cannot have, and for a log_dir that is a URL.
+        Raises UserError for machines that the cluster cannot have; ValueError for a log_dir that is a URL.
         """
         run = _Run(stop, on_poll or _ignore, time.monotonic())
         if "://" in log_dir:
@@ -249,7 +250,8 @@ class Gang:
         patient = own_end <= {DONE, PREEMPTED}
         grace = grace_seconds if patient else min(grace_seconds, _CONDEMNED_GRACE_SECONDS)
         reached = [rank for rank in self._ranks if rank.exit is None or rank.exit.cause != "lost"]
-        stops = {rank.actor.stop.remote(grace): rank for rank in reached}
+        # Grace is for those that still run; a rank found hung would only let it pass.
+        stops = {rank.actor.stop.remote(grace if rank.exit is None else 0.0): rank for rank in reached}
         deadline = time.monotonic() + grace + 5
         while stops and time.monotonic() < deadline:
             for stopped in ray.wait(list(stops), num_returns=len(stops), timeout=_LOOK_SECONDS)[0]:

@@ -74,7 +74,9 @@ class Host:
     def describe(self) -> HostInfo:
         context = ray.get_runtime_context()
         address = ray.util.get_node_ip_address()
-        return HostInfo(address, context.get_node_id(), os.getpid(), dict(context.get_node_labels()))
+        # Annotated as lists; they are texts.
+        labels = {name: str(value) for name, value in context.get_node_labels().items()}
+        return HostInfo(address, context.get_node_id(), os.getpid(), labels)
 
     def free_port(self) -> int:
         """A TCP port of this host that nobody listens on now."""
@@ -156,11 +158,11 @@ HostActor = ray.remote(max_restarts=0, max_task_retries=0)(Host)
 
 
 def tail(path: Path, lines: int) -> str:
-    """The last lines of a text file, at most 64 KiB of it; empty when there is none."""
+    """The last lines of a text file, at most 64 KiB of it; empty when it cannot be read."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
             text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
+    except OSError:
+        return ""  # a failure is reported with its log if there is one: the lack of it must not hide the failure
     return "\n".join(deque(text.splitlines(), maxlen=lines))

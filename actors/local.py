@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def start_ray(
         yield RayCluster(ray.get_runtime_context().gcs_address, started=False)
         return
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         _start_local(num_cpus or os.cpu_count() or 1, object_store_bytes)
     try:
@@ -69,7 +70,7 @@ def _start_local(num_cpus: int, object_store_bytes: int) -> None:
             object_store_memory=object_store_bytes,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
     finally:
         if before is None:

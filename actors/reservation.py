@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +57,8 @@ class GroupRequest:
 
 
 def request(placement: Placement, name: str) -> Request:
+    # Ray refuses a name that is taken, and the name of a group just given back stays taken for a moment.
+    name = f"{name}-{secrets.token_hex(4)}"
     return SliceRequest(placement, name) if placement.kind == "tpu" else GroupRequest(placement, name)
 
 

@@ -1,65 +1,68 @@
 """The one file that knows Ray's TPU slices (`ray.util.tpu`, alpha in Ray 2.60).
 
-A slice is all hosts joined by one interconnect; part of a slice, or hosts of two, cannot run one trainer. Ray reserves
-it in two steps: worker 0 of some free slice of the right shape, by its head resource, then all hosts with that slice's
-name. The first step blocks until a slice is there, so it runs in a thread of its own and a stop is still heard.
+A slice is all hosts joined by one interconnect; part of a slice, or hosts of two, cannot run one trainer. Two steps
+take one whole: worker 0 of some free slice of the right shape, by its head resource, then all hosts with that slice's
+name.
+
+Ray's `slice_placement_group` takes the first step inside its constructor and blocks there until a slice is free, maybe
+hours. Here the heads are an ordinary placement group instead, so that waiting can be interrupted; Ray is then told the
+names of the slices, and does not block.
 """
 
 from __future__ import annotations
 
-import threading
-
 import ray
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.tpu import (
     SlicePlacementGroup,
     get_tpu_coordinator_env_vars,
     get_tpu_worker_resources,
+    infer_tpu_pod_type_from_topology,  # pyright: ignore[reportPrivateImportUsage] - as Ray itself names the heads
     slice_placement_group,
 )
 
+from actors.ranks import SLICE_NAME, WORKER_ID
 from infra.errors import UserError
 from infra.placement import Placement
 
-# How long the reservation of a head may outlive a release: the thread looks up this often.
-_HEAD_SECONDS = 20.0
+_POD_TYPE = "ray.io/tpu-pod-type"
 
 
 class SliceRequest:
-    """A pending or granted request for the slices of a placement, with the interface of `reservation.GroupRequest`."""
+    """A pending or granted request for the slices of a placement, as a `reservation.Request`.
+
+    Raises UserError when the topology is unknown, or has another number of hosts than the placement says.
+    """
 
     def __init__(self, placement: Placement, name: str) -> None:
         self._placement, self._name = placement, name
         self._topology, self._accelerator = placement.topology or "", placement.accelerator or ""
-        self._lock = threading.Lock()
-        self._released = False
-        self._slice: SlicePlacementGroup | None = None
-        self._error: Exception | None = None
         self._check()
-        # Daemonic: an exit of the driver need not wait for it, since Ray frees what a driver held.
-        threading.Thread(target=self._reserve, name=f"slice of {name}", daemon=True).start()
+        self._slices: SlicePlacementGroup | None = None
+        pod_type = infer_tpu_pod_type_from_topology(self._topology, self._accelerator)
+        head = {f"TPU-{pod_type}-head": 1.0}
+        self._heads = placement_group(
+            [head] * placement.slices,
+            strategy="STRICT_SPREAD",
+            name=f"{name}-heads",
+            bundle_label_selector=[{WORKER_ID: "0", _POD_TYPE: str(pod_type)}] * placement.slices,
+        )
 
     def wait(self, seconds: int) -> PlacementGroup | None:
-        """The placement group once all hosts of the slices are ours, in the order of the slices; None after `seconds`.
-
-        Raises what Ray raised when it refused.
-        """
-        if self._error is not None:
-            raise self._error
-        if self._slice is None:
-            threading.Event().wait(seconds)
-            return None
-        group = self._slice.slice_placement_group
+        if self._slices is None:
+            if not self._heads.wait(seconds):
+                return None
+            self._slices = self._ask_for_workers()
+        group = self._slices.slice_placement_group
         if group is None or not group.wait(seconds):
             return None
-        self._slice.release_head_pgs()
+        remove_placement_group(self._heads)  # from here on the workers hold every chip of the slice
         return group
 
     def release(self) -> None:
-        with self._lock:
-            self._released = True
-            if self._slice is not None:
-                self._slice.shutdown()
+        if self._slices is not None:
+            self._slices.shutdown()
+        remove_placement_group(self._heads)
 
     def _check(self) -> None:
         placement = self._placement
@@ -68,33 +71,30 @@ class SliceRequest:
                 self._topology, self._accelerator, dict(placement.resources), num_slices=placement.slices
             )
         except ValueError as error:
-            raise UserError(
-                f"placement.topology={self._topology!r}, accelerator={self._accelerator!r}: {error}"
-            ) from error
+            raise UserError(f"placement.topology={self._topology!r} of {self._accelerator!r}: {error}") from error
         if hosts != placement.hosts:
             raise UserError(
                 f"placement.hosts={placement.hosts}: {placement.slices} slice(s) {self._topology!r} of "
                 f"{self._accelerator!r} with {placement.resources['TPU']:g} TPU per host have {hosts} hosts"
             )
 
-    def _reserve(self) -> None:
-        while not self._released:
-            try:
-                granted = slice_placement_group(
-                    topology=self._topology, accelerator_version=self._accelerator,
-                    resources_per_bundle=dict(self._placement.resources), num_slices=self._placement.slices,
-                    name=self._name, strategy="STRICT_SPREAD", head_reservation_timeout_s=_HEAD_SECONDS,
-                )  # fmt: skip
-            except TimeoutError:
-                continue
-            except (ray.exceptions.RayError, RuntimeError, ValueError) as error:
-                self._error = error
-                return
-            with self._lock:
-                if self._released:
-                    granted.shutdown()
-                self._slice = granted
-            return
+    def _ask_for_workers(self) -> SlicePlacementGroup:
+        labels = {node["NodeID"]: node["Labels"] for node in ray.nodes()}
+        heads = placement_group_table(self._heads)["bundles_to_node_id"]
+        names = [labels[heads[index]].get(SLICE_NAME) for index in range(self._placement.slices)]
+        per_slice = self._placement.hosts // self._placement.slices
+        if per_slice > 1 and not all(names):
+            raise UserError(f"the heads of TPU slices {self._topology!r} lack the node label {SLICE_NAME}: set it")
+        selectors = [{SLICE_NAME: name} if name else {} for name in names for _ in range(per_slice)]
+        return slice_placement_group(
+            topology=self._topology,
+            accelerator_version=self._accelerator,
+            resources_per_bundle={key: float(size) for key, size in self._placement.resources.items()},
+            num_slices=self._placement.slices,
+            name=self._name,
+            strategy="STRICT_SPREAD",
+            bundle_label_selector=selectors,
+        )
 
 
 def multislice_variables(address: str, slices: int, slice_id: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ config is data: nothing in it is ever executed, and only OmegaConf's plain inter
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,3 @@ def dotlist(arguments: Sequence[str]) -> Any:
         return OmegaConf.from_dotlist(list(arguments))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"arguments {' '.join(arguments)}: {error}") from None
-
-
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

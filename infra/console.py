@@ -123,8 +123,11 @@ class Console:
 
     def _table(self) -> Table:
         table = Table(expand=False)
-        for heading in ("stage", "state"):
-            table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        # Names and states are what a table cannot do without; on a terminal too narrow even for them, all shrink alike.
+        roomy = self._live is not None and self._live.console.width >= 60
+        names = max((len(name) for name in self._rows), default=0) if roomy else None
+        table.add_column("stage", no_wrap=True, overflow="ellipsis", min_width=names)
+        table.add_column("state", no_wrap=True, overflow="ellipsis", min_width=8 if roomy else None)
         table.add_column("step", justify="right", no_wrap=True, overflow="ellipsis")
         table.add_column("", width=12, no_wrap=True)
         for heading in ("loss", "tokens/s", "left"):

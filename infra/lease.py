@@ -3,7 +3,7 @@
 - Every change of the lease is a conditional write, so of two drivers exactly one wins. The file is never deleted:
   releasing it clears the owner and keeps the token.
 - A lease is free when it was released, when it was not renewed for `seconds`, or, on the same machine, as soon as the
-  process that held it is gone. Expiry compares clocks of two hosts: they must agree to a quarter of `seconds`.
+  process that held it is gone. Expiry compares clocks of two hosts: they must agree to a fifth of `seconds`.
 - A driver whose lease was taken, or that could not renew it in time, has lost it for good: `lost` is set, `on_loss` is
   called once, and `fence` raises. The check and the write after it are two operations; that a manifest is written
   conditionally closes the gap.
@@ -29,6 +29,9 @@ from infra.errors import LeaseLost, UserError
 from infra.storage import Store, Version
 
 _KEY = "lease.json"
+# Of `seconds`. Two renewals in a row that hang until their timeout end at 4/6, so the loss is known before the expiry.
+_RENEW_EVERY = 1 / 6
+_LOST_AFTER = 0.6
 _LOG = logging.getLogger(__name__)
 
 
@@ -97,7 +100,7 @@ class Lease:
     def fence(self) -> None:
         """Return when storage says that the lease is ours; LeaseLost otherwise, and after release."""
         if not self._closing.is_set() and not self.lost.is_set():
-            found = self._store.read(_KEY)
+            found = self._store.read(_KEY, timeout=self._holder.seconds)
             if found is not None:
                 now = Holder.from_json(found.data, self._store.url(_KEY))
                 if now.owner == self._holder.owner and now.token == self._holder.token:
@@ -113,7 +116,11 @@ class Lease:
         # A renewal that hangs on storage must not keep the driver from ending.
         self._thread.join(timeout=5)
         if release and not self.lost.is_set():
-            self._store.replace(_KEY, replace(self._holder, owner="").to_json(), self._version)
+            try:
+                self._store.replace(_KEY, replace(self._holder, owner="").to_json(), self._version, timeout=5)
+            except Exception as wrong:
+                # A full disk, say: it must not hide how the run ended, and the end of this process frees the lease too.
+                _LOG.warning("could not release %s: %s", self._store.url(_KEY), wrong)
 
     def __enter__(self) -> Lease:
         return self
@@ -124,21 +131,22 @@ class Lease:
         self.close()
 
     def _keep(self) -> None:
-        while not self._closing.wait(self._holder.seconds / 4) and not self.lost.is_set():
+        while not self._closing.wait(_RENEW_EVERY * self._holder.seconds) and not self.lost.is_set():
             try:
                 self._renew()
             except Exception as wrong:
                 # Storage may be away for a while; whatever the reason, the limit is the age of the last renewal.
                 age = time.time() - self._holder.renewed
                 _LOG.warning("could not renew %s for %.0f s: %s", self._store.url(_KEY), age, wrong)
-                if age > 0.75 * self._holder.seconds:
+                if age > _LOST_AFTER * self._holder.seconds:
                     self._lose(f"it could not be renewed for {age:.0f} s: {wrong}")
 
     def _renew(self) -> None:
         fresh = replace(self._holder, renewed=time.time())
-        version = self._store.replace(_KEY, fresh.to_json(), self._version)
+        timeout = _RENEW_EVERY * self._holder.seconds
+        version = self._store.replace(_KEY, fresh.to_json(), self._version, timeout)
         if version is None:
-            found = self._store.read(_KEY)
+            found = self._store.read(_KEY, timeout)
             now = Holder.from_json(found.data, self._store.url(_KEY)) if found is not None else None
             if found is None or now is None or now.owner != self._holder.owner:
                 self._lose("lease.json is gone" if now is None else f"{_who(now)} has taken it")
@@ -159,7 +167,7 @@ class Lease:
 def acquire(store: Store, *, seconds: float = 60.0, on_loss: Callable[[str], None] = lambda reason: None) -> Lease:
     """Take the run's lease, or refuse with a UserError that names the driver that holds it.
 
-    seconds: how long a silent driver is believed to be alive; it renews four times as often.
+    seconds: how long a silent driver is believed to be alive; it renews six times as often.
     on_loss: called once, from another thread, with the reason.
     """
     me = psutil.Process()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from infra.records import Step
+from infra.records import Step, flatten
 
 EXPERIMENT = "ringworld"
 CURSOR = "tokens"
@@ -131,27 +131,18 @@ class MlflowRuns:
             self._client.set_terminated(run_id, status=status, end_time=ended_ms)
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested recipe as MLflow parameters: dotted keys, values as text, both cut to MLflow's limits.
-
-    A list of scalars is one parameter; a list that holds mappings gives one per item: `sources.0.path`.
-    """
-    params: dict[str, str] = {}
-    for key, value in mapping.items():
-        at = f"{prefix}{key}"
-        if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
-            value = {str(index): item for index, item in enumerate(value)}
-        if isinstance(value, Mapping) and value:
-            params.update(flatten(value, f"{at}."))
-        else:
-            text = value if isinstance(value, str) else repr(value)
-            params[metric_key(at)] = text if len(text) <= _PARAM_LENGTH else text[: _PARAM_LENGTH - 3] + "..."
-    return params
+def as_params(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """A nested recipe as MLflow parameters: dotted keys, names and values cut to MLflow's limits."""
+    return {metric_key(key): _cut(value) for key, value in flatten(recipe).items()}
 
 
 def metric_key(name: str) -> str:
     """`name` as MLflow allows it: letters, digits and `_-. :/`, at most 250."""
     return _NOT_IN_KEYS.sub("_", name)[:_KEY_LENGTH]
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _PARAM_LENGTH else value[: _PARAM_LENGTH - 3] + "..."
 
 
 def _tag(value: str) -> str:

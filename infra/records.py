@@ -79,3 +79,20 @@ def parse_steps(text: str) -> tuple[Step, ...]:
         if not steps or step["tokens"] > steps[-1]["tokens"]:
             steps.append(step)
     return tuple(steps)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested JSON values as dotted keys with text values: {"a": {"b": 1}} -> {"a.b": "1"}.
+
+    A list of scalars is one value; a list that holds lists or mappings gives one per item: `sources.0.path`.
+    """
+    flat: dict[str, str] = {}
+    for key, value in mapping.items():
+        at = f"{prefix}{key}"
+        if isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+            value = {str(index): item for index, item in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{at}."))
+        else:
+            flat[at] = value if isinstance(value, str) else repr(value)
+    return flat

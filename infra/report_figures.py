@@ -1,4 +1,4 @@
-"""Inline SVG of the report: the graph of stages, curves over tokens, and bars. Numbers in, markup out; colours are CSS's."""
+"""Figures of the report: graph of stages, curves over tokens, bars. Numbers in, inline SVG out; colours are the CSS's."""
 
 from __future__ import annotations
 
@@ -156,7 +156,9 @@ def chart(curves: Sequence[Curve], title: str, unit: str, height: int, from_zero
     parts: list[Html] = []
     for tick in ticks(low, high, max(3, height // 60)):
         y = at(0, tick)[1]
-        parts.append(element("line", {"x1": left, "x2": width - right, "y1": f"{y:.1f}", "y2": f"{y:.1f}", "class": "grid"}))
+        parts.append(
+            element("line", {"x1": left, "x2": width - right, "y1": f"{y:.1f}", "y2": f"{y:.1f}", "class": "grid"})
+        )
         parts.append(element("text", {"x": left - 8, "y": f"{y + 4:.1f}", "class": "tick end"}, short(tick)))
     for tick in ticks(0, end, 8):
         x = at(tick, low)[0]
@@ -168,15 +170,28 @@ def chart(curves: Sequence[Curve], title: str, unit: str, height: int, from_zero
         start = curves[index - 1].x[-1] if index else 0.0
         x0, x1 = at(start, low)[0], at(curve.x[-1], low)[0]
         if index:
-            parts.append(element("line", {"x1": f"{x0:.1f}", "x2": f"{x0:.1f}", "y1": top - 10, "y2": height - bottom, "class": "cut"}))
-        parts.append(element("text", {"x": f"{(x0 + x1) / 2:.1f}", "y": 13, "class": f"label middle c{index % COLOURS}"}, curve.label))
+            parts.append(
+                element(
+                    "line",
+                    {"x1": f"{x0:.1f}", "x2": f"{x0:.1f}", "y1": top - 10, "y2": height - bottom, "class": "cut"},
+                )
+            )
+        parts.append(
+            element(
+                "text", {"x": f"{(x0 + x1) / 2:.1f}", "y": 13, "class": f"label middle c{index % COLOURS}"}, curve.label
+            )
+        )
         thin = _thinned(points, _POINTS)
         parts.append(element("polyline", {"points": _path(thin, at), "class": f"raw c{index % COLOURS}"}))
         parts.append(element("polyline", {"points": _path(_smoothed(thin), at), "class": f"curve c{index % COLOURS}"}))
         for x, y in _thinned(points, _HOVERS):
             cx, cy = at(x, y)
             tip = element("title", None, f"{curve.name}: {y:,.4g} {unit} after {short(x)} tokens")
-            parts.append(element("circle", {"cx": f"{cx:.1f}", "cy": f"{cy:.1f}", "r": 6, "class": f"hover c{index % COLOURS}"}, tip))
+            parts.append(
+                element(
+                    "circle", {"cx": f"{cx:.1f}", "cy": f"{cy:.1f}", "r": 6, "class": f"hover c{index % COLOURS}"}, tip
+                )
+            )
     attributes = {"viewBox": f"0 0 {width} {height}", "class": "chart", "role": "img"}
     return element("svg", attributes, element("title", None, title), *parts)
 
@@ -189,7 +204,9 @@ def bars(amounts: Mapping[str, float], unit: str) -> Html:
             "div",
             {"class": "bar"},
             element("span", {"class": "bar-name"}, name),
-            element("span", {"class": "bar-track"}, element("i", {"style": f"width:{100 * amount / largest:.1f}%"}, "")),
+            element(
+                "span", {"class": "bar-track"}, element("i", {"style": f"width:{100 * amount / largest:.1f}%"}, "")
+            ),
             element("span", {"class": "bar-figure"}, f"{amount:,.0f}"),
         )
         for name, amount in amounts.items()
@@ -209,8 +226,8 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 def short(number: float) -> str:
     """1234567 -> 1.23M: three digits that count."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{letter}" if abs(number) < 999.5 * size else f"{number / size:.0f}{letter}"
+        if abs(number) >= 0.9995 * size:
+            return f"{number / size:.3g}{letter}"
     return f"{number:.3g}"
 
 

@@ -85,6 +85,8 @@ def run(
     halt = stop if stop is not None else threading.Event()
     watch = Observers(*([observer] if observer is not None else []))
     ordered = tuple(stages)
+    # A wrong name is an error before anything is written, even the lease.
+    plan(ordered, {}, only=only, start=start, force=force)
     lease = acquire(store, seconds=lease_seconds, on_loss=lambda reason: halt.set())
     works: dict[str, _Work] = {}
     try:

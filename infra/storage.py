@@ -85,9 +85,12 @@ class Store:
     def state_url(self, stage: str, series: int) -> str:
         return self.url(stage, "state", str(series))
 
-    def read(self, key: str) -> Found | None:
-        """The newest content of a key such as "lease.json"; None when there is none."""
-        found = _checked(lambda: self._keys.read(key).result(), self.url(key))
+    def read(self, key: str, timeout: float | None = None) -> Found | None:
+        """The newest content of a key such as "lease.json"; None when there is none.
+
+        timeout: seconds until TimeoutError. Without one, TensorStore tries an absent object store again for minutes.
+        """
+        found = _checked(lambda: self._keys.read(key).result(timeout=timeout), self.url(key))
         return None if found.state == "missing" else Found(bytes(found.value), Version(found.stamp.generation))
 
     def create(self, key: str, data: bytes) -> Version | None:
@@ -97,9 +100,13 @@ class Store:
             return None
         return self.replace(key, data, Version(found.stamp.generation))
 
-    def replace(self, key: str, data: bytes, version: Version) -> Version | None:
-        """Write a key if it still is at `version`, atomically; None, and nothing written, when it is not."""
-        stamp = _checked(lambda: self._keys.write(key, data, if_equal=version.generation).result(), self.url(key))
+    def replace(self, key: str, data: bytes, version: Version, timeout: float | None = None) -> Version | None:
+        """Write a key if it still is at `version`, atomically; None, and nothing written, when it is not.
+
+        timeout: seconds until TimeoutError; the write may have happened, or happen yet.
+        """
+        write = self._keys.write(key, data, if_equal=version.generation)
+        stamp = _checked(lambda: write.result(timeout=timeout), self.url(key))
         return Version(stamp.generation) if stamp.generation else None
 
     def write_text(self, text: str, *parts: str) -> None:
@@ -116,7 +123,10 @@ class Store:
     def files(self, url: str) -> dict[str, int]:
         """Every file below a folder: path relative to it -> bytes. Empty when there is no such folder."""
         folder = self._fs._strip_protocol(url).rstrip("/") + "/"
-        found = self._fs.find(folder, detail=True)
+        try:
+            found = self._fs.find(folder, detail=True)
+        except FileNotFoundError:
+            return {}
         return {path.removeprefix(folder): int(info["size"]) for path, info in found.items()}
 
     def attempts(self, stage: str) -> tuple[int, ...]:

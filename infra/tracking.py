@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.manifest import Manifest
-from infra.mlflow_runs import EXPERIMENT, MlflowRuns, Status, flatten
+from infra.mlflow_runs import EXPERIMENT, MlflowRuns, Status, as_params
 from infra.records import Record, Step, read_records, read_steps, write_view
 from infra.redact import redact, redact_text
 from infra.stage import Stage, canonical
@@ -248,7 +248,7 @@ class Tracker:
             "ringworld.series": str(record.series),
         }
         run_id = runs.find_or_create(name, identity, parent, _started_ms(record, change.steps))
-        runs.log_params(run_id, flatten({"kind": stage.recipe.kind, **redact(canonical(stage.recipe))}))
+        runs.log_params(run_id, as_params({"kind": stage.recipe.kind, **redact(canonical(stage.recipe))}))
         return _OpenRun(run_id, runs.cursor(run_id))
 
     def _log_artifacts(self, runs: MlflowRuns, run_id: str, record: Record, manifest: Manifest) -> None:

@@ -72,7 +72,7 @@ class Training:
 
     after        the stage whose weights it starts from; empty: the curriculum's `base`
     theta        RoPE base; rope: any further scaling (see RopeConfig), instead of theta
-    lengths      documents of so many tokens only, [minimum, maximum]; null for no bound
+    lengths      documents of so many tokens only, [least, most]; most may be null
     weigh_by     token (each token the same) or example (each document window the same)
     """
 
@@ -86,7 +86,7 @@ class Training:
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
     minimum_rate: float = 0.0
-    lengths: tuple[int | None, int | None] = (None, None)
+    lengths: tuple[int, int | None] = (2, None)
     weigh_by: Literal["token", "example"] = "token"
 
 
@@ -139,7 +139,9 @@ class Curriculum:
                     f"as in text-{length_label(stage.sequence)}"
                 )
             if stage.after and stage.after not in names[:index]:
-                raise UserError(f"stages.{name}.after={stage.after!r}: must be a stage above it: {names[:index] or 'none is'}")
+                raise UserError(
+                    f"stages.{name}.after={stage.after!r}: must be a stage above it: {names[:index] or 'none is'}"
+                )
 
 
 @dataclass(frozen=True)
@@ -359,5 +361,3 @@ def _optimizer(shared: OptimizerDefaults, row: Training) -> OptimizerConfig:
         weight_decay=shared.weight_decay,
         clip_norm=shared.clip_norm,
     )
-
-

@@ -3,9 +3,9 @@
 One rule: a query attends to a key iff their segments are equal and non-zero and position_query >= position_key. It says
 causality, packing, padding and every layout of blocks over a ring; nothing else in this package decides visibility.
 
-The rule is also applied to whole blocks: `bounds` sums up a block of tokens in a few integers, and two such summaries prove
-a block of the score matrix empty (never computed) or full (computed without looking at the mask). The proofs may
-only err towards "needed, and look at the mask".
+The rule is also applied to whole blocks: `bounds` sums up a block of tokens in a few integers, and two such summaries
+prove a block of the score matrix empty (never computed) or full (computed without looking at the mask). The proofs
+may only err towards "needed, and look at the mask".
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def visible(query: Tokens, key: Tokens) -> jax.Array:
 
 
 def bounds(tokens: Tokens) -> Bounds:
-    """Sums up blocks of tokens, [..., blocks, block] -> [..., blocks]. A block of padding alone has bounds that meet no other's."""
+    """Sums up blocks of tokens, [..., blocks, block] -> [..., blocks]; padding alone meets no other's bounds."""
     positions, segments = tokens
     real = segments != 0
     first = jnp.where(real, segments, _LARGEST).min(-1)
@@ -99,7 +99,9 @@ def is_needed(query: Bounds, key: Bounds) -> jax.Array:
     def of_shared(block: Bounds, overall: jax.Array, of_first: jax.Array, of_last: jax.Array) -> jax.Array:
         # With one segment in common, only that segment's positions matter; they are known when it is the block's
         # smallest or largest.
-        at_edge = jnp.where(first == block.first_segment, of_first, jnp.where(first == block.last_segment, of_last, overall))
+        at_edge = jnp.where(
+            first == block.first_segment, of_first, jnp.where(first == block.last_segment, of_last, overall)
+        )
         return jnp.where(first == last, at_edge, overall)
 
     latest_query = of_shared(query, query.highest, query.highest_of_first, query.highest_of_last)
@@ -141,5 +143,5 @@ def split(tokens: Tokens, block: int) -> Tokens:
 
 
 def any_visible(query: Tokens, key: Tokens) -> jax.Array:
-    """False when the bounds of whole shards [batch, tokens] prove that no row of the hop has anything to compute; bool []."""
+    """False when the bounds of whole shards [batch, tokens] prove that no row has anything to compute; bool []."""
     return is_needed(bounds(query), bounds(key)).any()

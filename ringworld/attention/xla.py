@@ -1,13 +1,13 @@
 """The block backend in plain JAX: attention of a shard of queries over a shard of keys, and its gradient.
 
-The interface that every backend shares, heads-major so that a block of one head is contiguous:
+The interface that every backend shares (ring.BlockBackend), heads-major so that a block of one head is contiguous:
 
     forward(q, k, v, query, key) -> (out, log_sum_exp)
     backward(q, k, v, query, key, log_sum_exp, delta, grad_out) -> (grad_q, grad_k, grad_v)
 
-The backward takes the log-sum-exp over **all** keys of the sequence, wherever they are, and delta = sum(out * grad_out): with
-these a shard's share of the gradient is exact on its own (FlashAttention-2, arXiv:2307.08691, section 3.1), and a ring adds
-up shares.
+The backward takes the log-sum-exp over **all** keys of the sequence, wherever they are, and delta = sum(out *
+grad_out): with these a shard's share of the gradient is exact on its own (FlashAttention-2, arXiv:2307.08691, section
+3.1), and a ring adds up shares.
 
 The score matrix exists one block at a time. Each block of queries (forward) or keys (backward) visits the blocks that
 its schedule names: first those proven full, without a mask, then the others; those proven empty cost nothing. Grouped
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ringworld.attention.mask import Bounds, Schedule, Tokens, bounds, schedule, split, visible
+from ringworld.attention.mask import Schedule, Tokens, bounds, schedule, split, visible
 
 # Stands for the logarithm of zero: finite, so that differences of two of them are not NaN.
 NOTHING = -1e30
@@ -36,11 +36,30 @@ _LOG2_E = math.log2(math.e)
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a shard is cut: tokens in a block of queries and of keys, and how many key heads one step computes."""
+    """How a shard is cut: tokens in a block of queries and of keys, and the key heads that one step computes."""
 
     queries: int
     keys: int
     heads: int
+
+
+def default_blocks(platform: str, *, queries: int, keys: int, heads: int, kv_heads: int) -> Blocks:
+    """Good blocks for a shard of so many queries and keys on a JAX platform; never larger than the shard.
+
+    On a CPU one step's scores, 1024 rows x 512 keys, fill the second-level caches: the rows are those of a group's
+    heads, or of two heads. Longer blocks would be no faster, and would waste more where documents begin and end.
+    Elsewhere all heads go at once, to fill the machine.
+    """
+    if platform != "cpu":
+        return Blocks(_even(queries, 512), _even(keys, 512), kv_heads)
+    group = heads // kv_heads
+    step_heads = 2 if group == 1 and kv_heads % 2 == 0 else 1
+    return Blocks(_even(queries, min(512, max(128, 1024 // group))), _even(keys, 512), step_heads)
+
+
+def _even(length: int, block: int) -> int:
+    """The size of equal blocks, at most `block`, that cut a length with the least padding."""
+    return -(-length // -(-length // block))
 
 
 def forward(
@@ -49,8 +68,8 @@ def forward(
     """Attention over these keys alone.
 
     q [b, h, t, d], k and v [b, n, s, d] of one float dtype, h a multiple of n; query [b, t], key [b, s].
-    Returns out float32 [b, h, t, d] and the natural log-sum-exp of the visible scores, float32 [b, h, t]. A query that sees
-    no key has out 0 and log-sum-exp NOTHING.
+    Returns out float32 [b, h, t, d] and the natural log-sum-exp of the visible scores, float32 [b, h, t]. A query
+    that sees no key has out 0 and log-sum-exp NOTHING.
     """
     _, h, t, _ = q_bhtd.shape
     q = _group_rows(q_bhtd, k_bnsd.shape[1], blocks.queries)
@@ -151,7 +170,6 @@ def backward(
                         if masked:
                             seen = visible(Tokens(query.positions[i], query.segments[i]), key)
                             p = jnp.where(_repeat_rows(seen, rows).T, p, 0)
-                        p = lax.optimization_barrier(p)
                         ds = (p * (_product_nt(v, g[i]) - delta[i])).astype(q.dtype)
                         grad_v = grad_v + _product(p.astype(g.dtype), g[i])
                         grad_k = grad_k + _product(ds, q[i])

@@ -1,8 +1,8 @@
 """Bytes to text: which encoding, or none because the file is binary.
 
-In order: a byte order mark, UTF-8, the encoding that the file declares, UTF-8 with a few broken bytes, UTF-16 without a mark, and
-what charset_normalizer finds in a sample. The sample is of bounded size, since detection is slow, and made of the places
-that are not ASCII, since nothing else tells encodings apart.
+In order: a byte order mark, UTF-16 without a mark, UTF-8, the encoding that the file declares, UTF-8 with a few broken
+bytes, and what charset_normalizer finds in a sample. The sample is of bounded size, since detection is slow, and made
+of the places that are not ASCII, since nothing else tells encodings apart.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def decode(data: bytes, declared: str | None = None) -> str | None:
             return str(memoryview(data)[len(mark) :], encoding, "replace")
     if looks_binary(data[:_HEAD]):
         return None
-    for encoding in filter(None, ("utf-8", declared, _utf16(data))):
+    for encoding in filter(None, (_utf16(data), "utf-8", declared)):
         if (text := _strictly(data, encoding)) is not None:
             return text
     return _mostly_utf8(data) or _detected(data)
@@ -91,13 +91,14 @@ def _mostly_utf8(data: bytes) -> str | None:
 def _detected(data: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
-    matches = from_bytes(_sample(data))
-    best = matches.best()
+    sample = _sample(data)
+    best = from_bytes(sample).best()
     if best is None:
         return None
     encoding = best.encoding
-    # Short Western text fits Central European and Baltic code pages as well: on a tie the commonest one is right.
-    if any(m.encoding == "cp1252" and m.coherence >= best.coherence for m in matches):
+    # Western text fits Central European and Baltic code pages about as well: near a tie the commonest one is right.
+    western = from_bytes(sample, cp_isolation=["cp1252"]).best()
+    if western and western.chaos < best.chaos + 0.02 and western.coherence > best.coherence - 0.1:
         encoding = "cp1252"
     if (text := _strictly(data, encoding)) is not None:
         return text
@@ -112,16 +113,16 @@ def _sample(data: bytes) -> bytes:
     for place in chosen.tolist():
         if place < end:
             continue
-        begin = _edge(data, max(end, place - _WINDOW), place, last=True)
-        end = _edge(data, place, min(len(data), place + _WINDOW), last=False)
+        begin = _edge(data, max(end, place - _WINDOW), place, first=True)
+        end = _edge(data, place, min(len(data), place + _WINDOW), first=False)
         windows.append(data[begin:end])
     return b"\n".join(windows)
 
 
-def _edge(data: bytes, begin: int, end: int, last: bool) -> int:
-    """Where to cut in [begin, end]: at a newline, else at a space, which are never half of a character; else outermost."""
+def _edge(data: bytes, begin: int, end: int, first: bool) -> int:
+    """Where to cut in [begin, end], outermost: at a newline, else a space (never half of a character), else anywhere."""
     for edge in (b"\n", b" "):
-        found = data.rfind(edge, begin, end) + 1 if last else data.find(edge, begin, end)
-        if found > 0:
+        found = data.find(edge, begin, end) if first else data.rfind(edge, begin, end)
+        if found >= 0:
             return found
-    return begin if last else end
+    return begin if first else end

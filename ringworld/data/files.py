@@ -9,7 +9,6 @@ import json
 import os
 from typing import Any, BinaryIO, cast
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
@@ -27,7 +26,8 @@ def join(place: str, *parts: str) -> str:
 
 
 def open_to_read(place: str) -> BinaryIO:
-    return cast(BinaryIO, fsspec.open(place, "rb").open())
+    filesystem, path = url_to_fs(place)
+    return cast(BinaryIO, filesystem.open(path, "rb"))
 
 
 def open_to_write(place: str) -> BinaryIO:

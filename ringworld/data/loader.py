@@ -1,8 +1,8 @@
 """The batch of a step, read from the token store as a packing plan says.
 
 - A batch is a pure function of (plan, seed, step): no cursor, no shuffle buffer, nothing to save.
-- A reader names the rows and columns that its devices hold, and only the tokens of that part are read. All parts together
-  are the batch, so any number of processes on any mesh trains on the same tokens in the same order.
+- A reader names the rows and columns that its devices hold, and only the tokens of that part are read. All parts
+  together are the batch, so any number of processes on any mesh trains on the same tokens in the same order.
 - Loss weights need the sizes of the whole batch; they come from the plan, without reading a token.
 """
 
@@ -41,18 +41,34 @@ class Batch:
 class Loader:
     """Batches of `rows_per_batch` rows of a plan. Steps count from 0. Safe to share between threads."""
 
-    def __init__(self, store: TokenStore, plan: PackingPlan, seed: int, rows_per_batch: int) -> None:
-        """Raises UserError when store and plan were made with different tokenizers, or for no rows."""
+    def __init__(
+        self, store: TokenStore, plan: PackingPlan, seed: int, rows_per_batch: int, shuffle: bool = True
+    ) -> None:
+        """shuffle=False: rows in the plan's order, for evaluation.
+
+        Raises UserError when store and plan were made with different tokenizers, or for no rows.
+        """
         check_same(store.info.tokenizer_hash, plan.tokenizer_hash, f"the packing plan and the token store {store.url}")
         if rows_per_batch < 1 or plan.num_rows < 1:
-            raise UserError(f"rows_per_batch={rows_per_batch} of a plan of {plan.num_rows} rows: both must be at least 1")
+            raise UserError(
+                f"rows_per_batch={rows_per_batch}, {plan.num_rows} rows in the plan: both must be at least 1"
+            )
         self.store = store
         self.plan = plan
         self.seed = seed
         self.rows_per_batch = rows_per_batch
+        self.shuffle = shuffle
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """int64 [rows_per_batch]: the plan's rows in the batch at a step."""
+        if step < 0:
+            raise IndexError(f"step {step}: steps count from 0")
+        if self.shuffle:
+            return rows_at_step(step, self.rows_per_batch, self.plan.num_rows, self.seed)
+        return np.arange(step * self.rows_per_batch, (step + 1) * self.rows_per_batch) % self.plan.num_rows
 
     def batch(self, step: int, rows: slice = ALL, columns: slice = ALL) -> Batch:
-        """The part of the batch at `step` in `rows` of range(rows_per_batch) and `columns` of range(sequence), both of step 1."""
+        """The part of the batch at a step in `rows` and `columns`, contiguous slices of its [rows, sequence]."""
         plan = self.plan
         first_row, end_row = _bounds(rows, self.rows_per_batch)
         first, end = _bounds(columns, plan.sequence)
@@ -116,15 +132,13 @@ class Loader:
         return len(self._slices(step)[1])
 
     def attention_pairs(self, step: int) -> int:
-        """The (query, key) pairs that the mask of the whole batch lets through: n(n + 1) / 2 for each example of n tokens."""
+        """The (query, key) pairs that the whole batch's mask lets through: n(n + 1) / 2 for an example of n tokens."""
         length = self.plan.length[self._slices(step)[1]].astype(np.int64)
         return int((length * (length + 1) // 2).sum())
 
     def _slices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(row of the batch, slice of the plan), int64 [slices], for every slice of the whole batch at a step."""
-        if step < 0:
-            raise IndexError(f"step {step}: steps count from 0")
-        rows = rows_at_step(step, self.rows_per_batch, self.plan.num_rows, self.seed)
+        rows = self.rows_at(step)
         first, end = self.plan.row_start[rows], self.plan.row_start[rows + 1]
         count = end - first
         place = np.repeat(np.arange(len(rows)), count)

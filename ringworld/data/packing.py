@@ -5,8 +5,8 @@
   token and no pair, and every pair of every document is in exactly one slice.
 - A document longer than a row fills whole rows; its rest, like a shorter document, shares a row with others: first fit,
   longest first. Each slice is an example of its own: it sees only itself, at positions 0, 1, ...
-- The rows of a batch are a pure function of (plan, seed, step): an epoch is a permutation of the rows, and one epoch follows
-  another.
+- The rows of a batch are a pure function of (plan, seed, step): an epoch is a permutation of the rows, and one epoch
+  follows another.
 """
 
 from __future__ import annotations
@@ -102,9 +102,10 @@ def select(index: TokenIndex, split: Split, minimum: int, maximum: int | None, w
     tokens = index.tokens[documents]
     passing = documents[(tokens >= max(2, minimum)) & (tokens <= (np.inf if maximum is None else maximum))]
     if not len(passing):
+        bound = "null" if maximum is None else maximum
         raise UserError(
-            f"{where}=[{minimum},{'null' if maximum is None else maximum}]: none of the {len(documents)} {split} documents has a "
-            f"length in tokens within it; they have {describe_lengths(tokens)}. Change {where}, or add sources"
+            f"{where}=[{minimum},{bound}]: none of {len(documents)} {split} documents has "
+            f"so many tokens; they have {describe_lengths(tokens)}. Change {where}, or add sources"
         )
     return passing
 
@@ -121,9 +122,7 @@ def describe_lengths(tokens: np.ndarray) -> str:
     return ", ".join(classes) or "no lengths: there are no documents"
 
 
-def pack(
-    index: TokenIndex, documents: np.ndarray, sequence: int, weigh_by: WeighBy, tokenizer_hash: str
-) -> PackingPlan:
+def pack(index: TokenIndex, documents: np.ndarray, sequence: int, weigh_by: WeighBy) -> PackingPlan:
     """The plan that holds every pair of `documents` (int64) once, in rows of `sequence` slots.
 
     Deterministic. A document that fits a row is never cut.
@@ -146,7 +145,7 @@ def pack(
     return _plan(
         sequence,
         weigh_by,
-        tokenizer_hash,
+        index.tokenizer_hash,
         row=row[by_row],
         slot=slot[by_row],
         document=np.concatenate([full_document, documents[order]])[by_row],
@@ -158,8 +157,8 @@ def pack(
 def first_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     """Place each size, in order, into the first row that has room. Returns (row, slot), int64 [sizes].
 
-    A tree over the rows keeps the largest room of each subtree, so a placement costs the logarithm of the rows. Plain lists:
-    element access in numpy is several times slower.
+    A tree over the rows keeps the largest room of each subtree, so a placement costs the logarithm of the rows. Plain
+    lists: element access in numpy is several times slower.
     """
     leaves = 1024
     room = [capacity] * (2 * leaves)
@@ -189,21 +188,19 @@ def first_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]
     return np.array(rows, np.int64), np.array(slots, np.int64)
 
 
-def evaluation_rows(
-    index: TokenIndex, sequence: int, count: int, tokenizer_hash: str, split: Split = "held_out"
-) -> PackingPlan:
-    """At most `count` rows, each one window of exactly `sequence` pairs of one document: fixed, for figures that compare.
+def evaluation_rows(index: TokenIndex, split: Split, sequence: int, count: int) -> PackingPlan:
+    """At most `count` rows, each a window of exactly `sequence` pairs of one document: fixed, for figures that compare.
 
-    First the window at the start of every document that has one, then the next window of each, and so on, without overlap.
-    The weights are per token. Raises UserError when no document of the split is long enough.
+    First the window at the start of every document that has one, then the next window of each, and so on, without
+    overlap. The weights are per token. Raises UserError when no document of the split is long enough.
     """
     documents = index.documents(split)
     windows = (index.tokens[documents] - 1) // sequence
     if not len(windows) or windows.max() < 1:
         longest = int(index.tokens[documents].max()) if len(documents) else 0
         raise UserError(
-            f"sequence={sequence}: the longest {split} document has {longest} tokens and {sequence + 1} are needed; add longer "
-            "documents, hold out more of them, or evaluate at a shorter length"
+            f"sequence={sequence}: the longest {split} document has {longest} tokens and {sequence + 1} are needed; "
+            "add longer documents, hold out more of them, or evaluate at a shorter length"
         )
     document = np.repeat(documents, windows)
     turn = np.arange(len(document)) - np.repeat(np.cumsum(windows) - windows, windows)
@@ -212,7 +209,7 @@ def evaluation_rows(
     return _plan(
         sequence,
         "token",
-        tokenizer_hash,
+        index.tokenizer_hash,
         row=np.arange(number),
         slot=np.zeros(number),
         document=document[chosen],
@@ -224,7 +221,7 @@ def evaluation_rows(
 def rows_at_step(step: int, rows_per_batch: int, num_rows: int, seed: int) -> np.ndarray:
     """int64 [rows_per_batch]: the rows of the batch at a step, counted from 0.
 
-    Batches walk through epoch after epoch without a gap; a batch may hold the end of one epoch and the start of the next.
+    Batches walk through epoch after epoch without a gap; a batch may hold the end of one and the start of the next.
     """
     if num_rows < 1:
         raise UserError("the packing plan has no rows; pack at least one document")

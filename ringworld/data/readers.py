@@ -1,6 +1,7 @@
 """One item read into documents, or into the reason why it gives none.
 
-- One broken file never stops a stage: whatever its bytes are, reading it ends, in bounded memory, with documents and named reasons.
+- One broken file never stops a stage: whatever its bytes are, reading it ends, in bounded memory, with documents and
+  named reasons.
 - A file of rows (.jsonl, .parquet) gives a document per row, streamed; any other file gives one. `.gz` and `.zst` are
   opened for every kind. A suffix that nobody knows is read as plain text, unless its bytes say that it is none.
 - Reasons are few and countable (`REASONS`); `detail` says the rest.
@@ -85,7 +86,8 @@ def _decompressed(file: BinaryIO, compression: str | None) -> io.BufferedReader 
         return file
     # Arrow's stream, because the zstandard library takes the end of a truncated file for the end of the data.
     stream: Any = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
-    return io.BufferedReader(stream, 1 << 20)
+    # What a broken file held in its last buffer is lost with it.
+    return io.BufferedReader(stream, 1 << 15)
 
 
 def _read_whole(item: SourceFile, stream: Any, options: ReadOptions, html: bool) -> RawDocument:
@@ -113,10 +115,12 @@ def _declared_charset(data: bytes) -> str | None:
 
 
 _HTML_DROPPED = ("script", "style", "noscript", "template", "svg", "head")
+# fmt: off
 _HTML_BLOCKS = (
-    "address article aside blockquote br dd div dl dt figure footer h1 h2 h3 h4 h5 h6 header hr li main nav ol p pre section table "
-    "tr ul"
-).split()
+    "address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figure", "footer", "h1", "h2", "h3",
+    "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table", "tr", "ul",
+)
+# fmt: on
 
 
 def _html_text(html: str) -> str:
@@ -202,7 +206,7 @@ def _from_parquet(source: str, value: pa.Buffer | None, options: ReadOptions) ->
 
 
 def _read_distribution(item: Distribution) -> RawDocument:
-    """Whole files under headings of their paths, in order of path, leaving out those that no longer fit `item.bytes`."""
+    """Whole files under headings of their paths, by path, without those that no longer fit into `item.bytes`."""
     try:
         files = distribution_files(item.name)
     except (metadata.PackageNotFoundError, OSError) as wrong:

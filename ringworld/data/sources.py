@@ -21,9 +21,12 @@ from ringworld.errors import UserError
 
 INSTALLED = "installed"
 
-_DISTRIBUTION_SUFFIXES = frozenset(
-    ".py .pyi .pyx .pxd .md .rst .txt .c .cc .cpp .cu .cuh .h .hh .hpp .rs .go .java .js .ts .proto".split()
-)
+# fmt: off
+_DISTRIBUTION_SUFFIXES = frozenset({
+    ".py", ".pyi", ".pyx", ".pxd", ".md", ".rst", ".txt", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hh", ".hpp",
+    ".rs", ".go", ".java", ".js", ".ts", ".proto",
+})
+# fmt: on
 _GLOB = re.compile(r"[*?\[]")
 
 

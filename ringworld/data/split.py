@@ -14,8 +14,8 @@ def held_out(sha256: Sequence[str], tokens: np.ndarray, fraction: float, seed: i
     """bool [documents]: True for the documents held out.
 
     About `fraction` of the documents, chosen by a hash of (seed, sha256), so that adding a document moves no other one;
-    at least one on each side; and where two documents fill `longest` positions (have more than `longest` tokens), one of
-    them on each side, so that the longest stage can both train and be evaluated.
+    at least one on each side; and where two documents fill `longest` positions (have more than `longest` tokens), one
+    of them on each side, so that the longest stage can both train and be evaluated.
 
     Raises UserError for fewer than two documents, or a fraction outside [0, 1).
     """

@@ -1,10 +1,11 @@
 """The tokens of a corpus, stored once: flat arrays and an index of the documents in them.
 
-- A store is a folder, local or on gs://: `store.json` (what the tokens are), `index.parquet` (where each document lies) and
-  `shard-00000/`, ... (one-dimensional zarr v3 arrays). Every document ends with its end-of-text id. Nothing depends on
-  a sequence length.
+- A store is a folder, local or on gs://: `store.json` (what the tokens are), `index.parquet` (where each document lies)
+  and `shard-00000/`, ... (one-dimensional zarr v3 arrays). Every document ends with its end-of-text id. Nothing depends
+  on a sequence length.
 - A shard is written whole by whoever tokenised it; the index is written last, by one process.
-- Reads name a document and a range in it, and decode only the chunks of 256K tokens that hold it, each checked by its CRC-32C.
+- Reads name a document and a range in it, and decode only the chunks of 256K tokens that hold it, each checked by its
+  CRC-32C.
 """
 
 from __future__ import annotations
@@ -62,9 +63,11 @@ class StoreInfo:
 class TokenIndex:
     """The documents as columns, one entry per document, in order of `document` = 0, 1, ...
 
-    shard int32, offset int64 (in the shard), tokens int64 (with the end-of-text id), held_out bool.
+    tokenizer_hash: of the tokens. shard int32, offset int64 (in the shard), tokens int64 (with the end-of-text id),
+    held_out bool.
     """
 
+    tokenizer_hash: str
     shard: np.ndarray
     offset: np.ndarray
     tokens: np.ndarray
@@ -80,9 +83,9 @@ def shard_name(shard: int) -> str:
 
 
 def write_shard(url: str, shard: int, documents: Sequence[np.ndarray], info: StoreInfo) -> np.ndarray:
-    """Write documents (integer ids, each with its end-of-text id) one after another as a whole shard, replacing one of an earlier try.
+    """Write documents (integer ids, each with its end-of-text id) one after another as a whole shard.
 
-    Returns int64 [documents]: the offset of each in the shard.
+    A shard of an earlier try is replaced. Returns int64 [documents]: the offset of each in the shard.
     """
     lengths = np.array([len(ids) for ids in documents], np.int64)
     flat = np.concatenate(documents).astype(info.dtype) if documents else np.zeros(0, info.dtype)
@@ -138,7 +141,15 @@ class TokenStore:
         table = read_table(join(url, _INDEX), ["shard", "offset", "tokens", "split"])
         shard, offset, tokens = (table[name].to_numpy() for name in ("shard", "offset", "tokens"))
         held_out = np.asarray(table["split"].to_numpy(zero_copy_only=False) == "held_out", bool)
-        return cls(url, info, TokenIndex(shard, offset, tokens, held_out))
+        return cls(url, info, TokenIndex(info.tokenizer_hash, shard, offset, tokens, held_out))
+
+    @property
+    def tokenizer_hash(self) -> str:
+        return self.info.tokenizer_hash
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.info.vocabulary_size
 
     def provenance(self) -> pa.Table:
         """The index with the source and sha256 of every document: columns of `INDEX_SCHEMA`."""
@@ -158,7 +169,9 @@ class TokenStore:
         for document, start, length in zip(documents, starts, lengths, strict=True):
             tokens = int(self.index.tokens[document])
             if not 0 <= start <= start + length <= tokens:
-                raise IndexError(f"document {document} of {self.url} has {tokens} tokens, not [{start}, {start + length})")
+                raise IndexError(
+                    f"document {document} of {self.url} has {tokens} tokens, not [{start}, {start + length})"
+                )
             begin = int(self.index.offset[document]) + start
             shard = int(self.index.shard[document])
             pending.append((shard, self._shard(shard)[begin : begin + length].read()))

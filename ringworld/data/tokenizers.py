@@ -1,7 +1,7 @@
 """Tokenizers behind one interface: bytes, a trained byte-level BPE, a Hugging Face folder, a SentencePiece file.
 
-- A tokenizer is an artifact: a folder that holds all of it, with a descriptor that carries a hash over the contents. Tokens
-  of two hashes never meet: `check_same`.
+- A tokenizer is an artifact: a folder that holds all of it, with a descriptor that carries a hash over the contents.
+  Tokens of two hashes never meet: `check_same`.
 - Text is only ever text: a document that spells a special token gets the ids of its letters, never the special id.
   Ids of beginning and end are added by whoever builds a sequence, not by `encode`.
 - Long text is encoded in pieces, cut where no token can cross, so the ids are those of the whole, in bounded memory.
@@ -154,7 +154,7 @@ class FastTokenizer(Tokenizer):
 
 @dataclass(frozen=True)
 class BpeTokenizer(FastTokenizer):
-    """Byte-level BPE trained here. The ids of beginning and end lie after the model's own, so no text can reach them."""
+    """Byte-level BPE trained here. The ids of beginning and end lie after the model's own: no text can reach them."""
 
     family: ClassVar[str] = "bpe"
 
@@ -211,9 +211,13 @@ def from_huggingface(folder: str) -> FastTokenizer:
     """
     from transformers import AutoTokenizer
 
-    data = [name for name in list_files(folder) if name.endswith((".json", ".txt", ".model", ".jinja")) and "/" not in name]
+    data = [
+        name for name in list_files(folder) if name.endswith((".json", ".txt", ".model", ".jinja")) and "/" not in name
+    ]
     if not data:
-        raise UserError(f"path={folder!r} holds no tokenizer: give the folder that has tokenizer.json or tokenizer.model")
+        raise UserError(
+            f"path={folder!r} holds no tokenizer: give the folder that has tokenizer.json or tokenizer.model"
+        )
     with tempfile.TemporaryDirectory() as copy:
         for name in data:
             if not name.endswith("index.json"):
@@ -223,7 +227,9 @@ def from_huggingface(folder: str) -> FastTokenizer:
         except (OSError, ValueError, KeyError, TypeError, ImportError) as wrong:
             raise UserError(f"path={folder!r}: transformers cannot load its tokenizer: {wrong}") from wrong
     if not loaded.is_fast:
-        raise UserError(f"path={folder!r}: {type(loaded).__name__} has no tokenizer.json; convert it, or use sentencepiece")
+        raise UserError(
+            f"path={folder!r}: {type(loaded).__name__} has no tokenizer.json; convert it, or use sentencepiece"
+        )
     if loaded.eos_token_id is None:
         raise UserError(f"path={folder!r} names no end-of-text token: set eos_token in its tokenizer_config.json")
     model = loaded.backend_tokenizer
@@ -251,12 +257,12 @@ def from_sentencepiece(file: str) -> SentencePieceTokenizer:
     return SentencePieceTokenizer(model.vocab_size(), bos, eos, eos if pad is None else pad, {"tokenizer.model": data})
 
 
-def load(folder: str) -> Tokenizer:
+def load_tokenizer(folder: str) -> Tokenizer:
     """The tokenizer of an artifact folder. UserError when files are missing or are not those that the hash names."""
     where = join(folder, _DESCRIPTOR)
     described = read_json(where)
     if described.get("schema") != _SCHEMA:
-        raise UserError(f"{where}: schema {described.get('schema')!r}, this version reads {_SCHEMA}; make the stage again")
+        raise UserError(f"{where}: schema {described.get('schema')!r}, not {_SCHEMA}; make the stage again")
     families = (ByteTokenizer, BpeTokenizer, FastTokenizer, SentencePieceTokenizer)
     family = next((found for found in families if found.family == described["family"]), None)
     if family is None:
@@ -272,9 +278,7 @@ def load(folder: str) -> Tokenizer:
 def check_same(hash_a: str, hash_b: str, where: str) -> None:
     """UserError when two things that meet at `where` were made with different tokenizers."""
     if hash_a != hash_b:
-        raise UserError(
-            f"{where}: tokens of two tokenizers ({hash_a[:12]} and {hash_b[:12]}) cannot be mixed; make both with the same tokenizer"
-        )
+        raise UserError(f"{where}: tokens of two tokenizers ({hash_a[:12]} and {hash_b[:12]}) cannot be mixed; use one")
 
 
 def _hash(described: Mapping[str, Any]) -> str:
@@ -301,7 +305,8 @@ def _cut_before_space(text: str, limit: int) -> Iterator[str]:
     """
     begin = 0
     while len(text) - begin > limit:
-        cut = _after_word(text, "\n", begin, begin + limit) or _after_word(text, " ", begin, begin + limit) or begin + limit
+        end = begin + limit
+        cut = _after_word(text, "\n", begin, end) or _after_word(text, " ", begin, end) or end
         yield text[begin:cut]
         begin = cut
     yield text[begin:]
@@ -324,7 +329,7 @@ def _cut_at_space(text: str, limit: int) -> Iterator[str]:
 
 
 def _after_word(text: str, space: str, begin: int, end: int) -> int | None:
-    """The last index in (begin, end) of a space that follows a letter or digit, near the end; None when there is none."""
+    """The index in (begin, end), near the end, of a space that follows a letter or digit; None when there is none."""
     for _ in range(1000):
         found = text.rfind(space, begin + 1, end)
         if found < 0:

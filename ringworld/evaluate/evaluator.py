@@ -18,7 +18,7 @@ import numpy as np
 from ringworld.data.packing import evaluation_rows
 from ringworld.data.loader import Loader
 from ringworld.data.token_store import TokenStore
-from ringworld.data.tokenizers import Tokenizer, check_same, load
+from ringworld.data.tokenizers import Tokenizer, check_same, load_tokenizer
 from ringworld.errors import UserError
 from ringworld.evaluate.loss_by_position import PositionLoss, summarize
 from ringworld.evaluate.needle import Cell, Prompt, grade, make_prompts, pack_prompts
@@ -40,7 +40,7 @@ def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
     vigil = Vigil(job.options.stall_seconds, job.options.stall_seconds)
     mesh = make_mesh(mesh_spec)
     check(recipe.model, mesh)
-    store, tokenizer = TokenStore.open(inputs.tokens), load(inputs.tokenizer)
+    store, tokenizer = TokenStore.open(inputs.tokens), load_tokenizer(inputs.tokenizer)
     check_same(store.info.tokenizer_hash, tokenizer.hash, f"evaluation of {inputs.tokens}")
     scorer = Scorer(recipe.model, mesh, recipe.dtype, job.options.loss_chunk)
 

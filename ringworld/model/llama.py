@@ -48,6 +48,8 @@ PARAMETER_DIMS: Mapping[str, Any] = {
 class Placing(Protocol):
     """What a forward pass asks of the mesh it runs on; `ringworld.model.sharding.Layout` is the one implementation."""
 
+    def embed(self, table: jax.Array, tokens: jax.Array) -> jax.Array: ...
+
     def hidden(self, x: jax.Array) -> jax.Array: ...
 
     def attend(
@@ -144,7 +146,7 @@ class Llama(nnx.Module):
 
         `remat` wraps the body of the layer scan (as `jax.checkpoint` does), or is None to save everything.
         """
-        x = placing.hidden(self.embedding[...].astype(dtype)[tokens])
+        x = placing.embed(self.embedding[...].astype(dtype), tokens)
         graph, weights = nnx.split(self.layers)
 
         def body(x: jax.Array, weights: nnx.State) -> tuple[jax.Array, None]:

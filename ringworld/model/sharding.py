@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ringworld.attention import ring_attention, ulysses_attention
+from ringworld.attention import ulysses_ring_attention
 from ringworld.errors import UserError
 from ringworld.mesh import BATCH_AXES, SEQUENCE_AXES
 from ringworld.model.config import ModelConfig
@@ -75,16 +76,31 @@ class Layout:
         """x [batch, tokens, embed], kept split over batch and sequence axes."""
         return jax.lax.with_sharding_constraint(x, named(self.mesh, HIDDEN))
 
+    def embed(self, table: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Rows of table [vocabulary, embed] for tokens [batch, tokens]: [batch, tokens, embed].
+
+        By hand, because the compiler answers a lookup in a table sharded over both dimensions by replicating its result.
+        """
+
+        def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
+            row = tokens - jax.lax.axis_index("tensor") * table.shape[0]
+            mine = (row >= 0) & (row < table.shape[0])
+            found = table[jnp.clip(row, 0, table.shape[0] - 1)]
+            return jax.lax.psum(jnp.where(mine[..., None], found, 0), "tensor")
+
+        specs = (PartitionSpec("tensor", None), ROWS)
+        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=HIDDEN, check_vma=False)(table, tokens)
+
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
         """Attention over the whole row: q [batch, tokens, heads, head_dim], k and v [.., kv_heads, ..] -> like q."""
 
+        # An axis of size 1 is left out, so that a single shard compiles to no communication at all.
+        ring, ulysses = (axis if self.mesh.shape[axis] > 1 else None for axis in ("ring", "ulysses"))
+
         def local(q: Any, k: Any, v: Any, positions: Any, segments: Any) -> Any:
-            ring = "ring" if self.mesh.shape["ring"] > 1 else None
-            if self.mesh.shape["ulysses"] > 1:
-                return ulysses_attention(
-                    q, k, v, positions=positions, segments=segments, ulysses_axis="ulysses", ring_axis=ring
-                )
-            return ring_attention(q, k, v, positions=positions, segments=segments, axis_name=ring)
+            return ulysses_ring_attention(
+                q, k, v, positions=positions, segments=segments, ulysses_axis=ulysses, axis_name=ring
+            )
 
         specs = (HEADS, HEADS, HEADS, ROWS, ROWS)
         # check_vma=False: the ring's custom gradient moves device-varying values by hand.

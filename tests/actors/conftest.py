@@ -33,7 +33,11 @@ class Stand:
         return Gang(Placement(hosts=hosts), "test")
 
     def run(
-        self, gang: Gang, script: str, on_poll: Callable[[GangView], None] | None = None, **options: float | None
+        self,
+        gang: Gang,
+        script: str,
+        on_poll: Callable[[GangView], None] | None = None,
+        stall_seconds: float | None = None,
     ) -> GangExit:
         """Runs the script as the trainer. In it, `rank` is its process id and `folder` the test's folder."""
         prologue = (
@@ -48,9 +52,9 @@ class Stand:
             if on_poll is not None:
                 on_poll(view)
 
-        return gang.run(
-            ["-c", prologue + script], log_dir=str(self.folder / "logs"), stop=self.stop, on_poll=see, **options
-        )
+        logs = str(self.folder / "logs")
+        argv = ["-c", prologue + script]
+        return gang.run(argv, log_dir=logs, stop=self.stop, on_poll=see, stall_seconds=stall_seconds)
 
     def read(self, name: str) -> str:
         return (self.folder / name).read_text()
@@ -65,10 +69,22 @@ def stand(cluster: RayCluster, tmp_path: Path) -> Stand:
 
 
 def gone(pids: list[int], seconds: float = 5.0) -> bool:
-    """Whether all these processes have ended, zombies included, within some seconds."""
+    """Whether all these processes have ended within some seconds, and have been reaped by whoever started them.
+
+    An orphan's zombie waits for the machine's first process, which takes its time in some containers: not our doing.
+    """
     deadline = time.monotonic() + seconds
-    while any(psutil.pid_exists(pid) for pid in pids):
+    while left := [pid for pid in pids if _there(pid)]:
         if time.monotonic() > deadline:
+            print("still there:", [psutil.Process(pid) for pid in left if psutil.pid_exists(pid)])
             return False
         time.sleep(0.02)
     return True
+
+
+def _there(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return not (process.status() == psutil.STATUS_ZOMBIE and process.ppid() == 1)
+    except psutil.NoSuchProcess:
+        return False

@@ -6,6 +6,7 @@ Its one stage counts ticks into its state series, so that a later attempt sees h
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -18,7 +19,7 @@ TICK = 0.02
 
 
 def count(context: StageContext, recipe: Number) -> Result:
-    """Append a line of the attempt's number to state/ticks until there are `recipe.value`; then list them in out.txt."""
+    """Append the attempt's number to state/ticks until there are `recipe.value` of them; then list them in out.txt."""
     ticks = os.path.join(context.state_dir, "ticks")
     with open(os.path.join(context.attempt_dir, "partial.txt"), "w") as partial:
         partial.write("not to be seen")
@@ -46,6 +47,8 @@ def slow(ticks: int) -> Stage:
 
 
 def main() -> None:
+    # A shell's background job, and so what a test suite run as one starts, is born ignoring Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     root, *rest = sys.argv[1:]
     options = dict(item.split("=") for item in rest)
     run([slow(int(options.get("ticks", "1000000")))], Store(root, "tiny"), force=options.get("force"))

@@ -21,7 +21,9 @@ def start(module: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 20) -> None:
+def wait_for(
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None, seconds: float = 20
+) -> None:
     """Until `condition` is true; fails when the process ends before, or after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

@@ -181,16 +181,21 @@ def test_a_removed_lease_is_lost(store: Store, tmp_path: Path):
     lease.close()
 
 
-def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(store: Store, monkeypatch: pytest.MonkeyPatch):
-    lease = acquire(store, seconds=0.8)
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_lease_that_cannot_be_renewed_is_given_up_before_it_expires(
+    store: Store, monkeypatch: pytest.MonkeyPatch, hangs: bool
+):
+    lease = acquire(store, seconds=1.2)
     begun = time.time()
 
-    def away(key: str, data: bytes, version: Version) -> Version | None:
+    def away(key: str, data: bytes, version: Version, timeout: float | None = None) -> Version | None:
+        assert timeout is not None, "a renewal without a timeout hangs as long as storage does"
+        time.sleep(timeout if hangs else 0)
         raise OSError("storage is away")
 
     monkeypatch.setattr(store, "replace", away)
-    assert lease.lost.wait(3)
-    assert 0.5 < time.time() - begun < 1.0
+    assert lease.lost.wait(5)
+    assert 0.6 < time.time() - begun < 1.2
     assert "storage is away" in lease.loss
     lease.close()
 
@@ -199,8 +204,8 @@ def test_a_renewal_that_was_written_but_not_answered_keeps_the_lease(store: Stor
     lease = acquire(store, seconds=0.2)
     write, unanswered = store.replace, []
 
-    def silent(key: str, data: bytes, version: Version) -> Version | None:
-        answer = write(key, data, version)
+    def silent(key: str, data: bytes, version: Version, timeout: float | None = None) -> Version | None:
+        answer = write(key, data, version, timeout)
         if not unanswered:
             unanswered.append(answer)
             return None

@@ -54,7 +54,7 @@ def test_what_is_written_reads_back_equal(store: Store):
 def test_every_truncation_is_an_error_that_names_the_file():
     text = EXAMPLE.to_json().rstrip()
     for length in range(len(text)):
-        with pytest.raises(UserError, match="/x/manifest.json"):
+        with pytest.raises(UserError, match=r"/x/manifest\.json"):
             Manifest.from_json(text[:length], "/x/manifest.json")
 
 

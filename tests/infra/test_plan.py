@@ -36,9 +36,7 @@ class Graph:
 def graph(tokens: int = 1, text_1k: int = 1, theta: float = 1e4, version: int = 1) -> Graph:
     a = stage("tokens", tokens)
     b = Stage("text-1k", Number(text_1k, Rope(theta)), add, {"source": a}, Placement(), version)
-    return Graph(
-        a, b, stage("text-2k", source=b), stage("chat-1k", source=b), stage("vision", tokens=a)
-    )
+    return Graph(a, b, stage("text-2k", source=b), stage("chat-1k", source=b), stage("vision", tokens=a))
 
 
 def done(stage: Stage, series: int = 1, more: tuple[tuple[int, str], ...] = ()) -> StageFacts:
@@ -250,7 +248,9 @@ def test_a_wrong_choice_is_an_error_that_helps(options: dict[str, str], said: st
 
 
 def test_differences_name_leaves_by_their_path():
-    assert differences({"a": 1, "b": {"c": 1, "d": [1]}, "gone": 0}, {"a": 1, "b": {"c": 2, "d": [2]}, "new": None}) == (
+    assert differences(
+        {"a": 1, "b": {"c": 1, "d": [1]}, "gone": 0}, {"a": 1, "b": {"c": 2, "d": [2]}, "new": None}
+    ) == (
         ("b.c", "1", "2"),
         ("b.d", "[1]", "[2]"),
         ("gone", "0", "(absent)"),

@@ -34,7 +34,7 @@ def test_urls(root: str, url: str):
 
 @pytest.mark.parametrize(("root", "run"), [("s3://b/x", "r"), ("gs://", "r"), ("x", "../y"), ("x", ""), ("x", ".hid")])
 def test_a_place_that_cannot_be_used_is_refused(root: str, run: str):
-    with pytest.raises(UserError, match="root=|run="):
+    with pytest.raises(UserError, match=r"root=|run="):
         Store(root, run)
 
 
@@ -55,9 +55,7 @@ def test_create_writes_once_and_replace_only_over_what_was_read(tmp_path: Path):
 
 def test_claims_of_attempts_at_once_are_all_different(tmp_path: Path):
     store, taken = Store(str(tmp_path), "r"), []
-    threads = [
-        threading.Thread(target=lambda: taken.append(store.claim_attempt("a", {"series": 1}))) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: taken.append(store.claim_attempt("a", {"series": 1}))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -14,7 +14,7 @@ import urllib.request
 
 import pytest
 
-from infra.mlflow_runs import flatten
+from infra.mlflow_runs import as_params
 from infra.records import parse_steps
 from infra.storage import Store
 from infra.tracking import CACHE, Target, Tracker, choose_target
@@ -243,7 +243,9 @@ def test_tracking_that_is_off_does_nothing(store, stage, caplog):
 
 
 def test_params_are_flat_and_within_the_limits():
-    params = flatten({"a": {"b": 1, "c": [1, 2]}, "list": [{"x": 1}, {"x": None}], "odd name!": "y" * 9000, "none": {}})
+    params = as_params(
+        {"a": {"b": 1, "c": [1, 2]}, "list": [{"x": 1}, {"x": None}], "odd name!": "y" * 9000, "none": {}}
+    )
     assert params["a.b"] == "1"
     assert params["a.c"] == "[1, 2]"
     assert params["list.1.x"] == "None"

@@ -1,0 +1,1 @@
+"""Entry points that a person or `ray job submit` runs."""

@@ -1,0 +1,508 @@
+"""The report's page: sections of plain sentences, tables and figures, each shown only when its figures exist.
+
+Pure: `ReportData` in, one HTML text out, self-contained (its content policy forbids scripts and the network). Every
+name and value from outside passes through `infra.markup`, which escapes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from infra.markup import Html, element, join
+from infra.records import flatten
+from infra.report_figures import Curve, Node, bars, chart, graph, short
+from infra.report_style import STYLE
+
+if TYPE_CHECKING:
+    from infra.report import ReportData, StageReport
+
+MISSING = "—"
+
+STATES = {
+    "done": "done",
+    "reused": "reused",
+    "running": "running",
+    "failed": "failed",
+    "waiting": "waiting",
+    "reuse": "reused",
+    "run": "running",
+    "resume": "running",
+    "wait": "waiting",
+    "blocked": "waiting",
+    "drift": "failed",
+    "stopped": "failed",
+}
+"""State of a stage -> its colour; any other word is shown as it is, coloured as waiting."""
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_DOT = Html('<i class="dot"></i>')
+_MANY = 40  # rows of a list that a person would still read
+
+
+def render(data: ReportData) -> str:
+    """The whole page."""
+    head = element(
+        "head",
+        None,
+        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
+        element("meta", {"http-equiv": "Content-Security-Policy", "content": _POLICY}),
+        element("title", None, f"{data.run}: Ringworld run"),
+        Html(f"<style>{STYLE}</style>"),
+    )
+    sections = (_header, _stages, _training, _context, _pictures, _documents, _details, _provenance)
+    main = element("main", None, *(section(data) for section in sections))
+    return "<!doctype html>\n" + element("html", {"lang": "en"}, head, element("body", None, main)) + "\n"
+
+
+# ---------------------------------------------------------------------- sections
+
+
+def _header(data: ReportData) -> Html:
+    started = min((stage.started for stage in data.stages if stage.started), default=None)
+    done = sum(STATES.get(stage.state) in ("done", "reused") for stage in data.stages)
+    tokens = sum(_tokens(stage) for stage in data.of_kind("train"))
+    seconds = sum(stage.seconds or 0 for stage in data.stages)
+    tiles: list[tuple[str, str]] = [(f"{done} of {len(data.stages)}", "stages done")]
+    if tokens:
+        tiles.append((short(tokens), "tokens trained"))
+    if seconds:
+        tiles.append((duration(seconds), "work in all stages"))
+    speeds = [speed for stage in data.of_kind("train") if (speed := _number(stage.values, "tokens_per_second"))]
+    if speeds:
+        tiles.append((short(max(speeds)), "tokens per second, at best"))
+    judged = _judged(data)
+    if judged:
+        first, last = _number(judged[0].values, "loss_before"), _number(judged[-1].values, "loss_after")
+        if first is not None and last is not None:
+            tiles.append((f"{first:.2f} → {last:.2f}", "held-out loss, first to last stage"))
+    facts = [f"curriculum {data.curriculum}", f"started {moment(started)}" if started else "not started"]
+    facts.append(f"as of {moment(data.written)}")
+    return element(
+        "header",
+        None,
+        element("div", {"class": "eyebrow"}, "Ringworld run"),
+        element("h1", None, data.run),
+        element("div", {"class": "soft"}, " · ".join(facts)),
+        element("p", {"class": "summary"}, _summary(data)),
+        element("div", {"class": "tiles"}, *(_tile(*tile) for tile in tiles)),
+    )
+
+
+def _summary(data: ReportData) -> str:
+    """What was achieved, in a few plain sentences."""
+    trained = [stage for stage in data.of_kind("train") if stage.values]
+    lengths = [length for stage in trained if (length := _sequence(stage))]
+    sentences = []
+    parameters = next((count for stage in trained if (count := _number(stage.values, "parameters"))), None)
+    model = f"A model of {short(parameters)} parameters" if parameters else "A model"
+    if len(set(lengths)) > 1:
+        sentences.append(
+            f"{model} was trained at {context(min(lengths))} tokens of context and extended to {context(max(lengths))} "
+            f"in {len(trained)} stages."
+        )
+    elif lengths:
+        sentences.append(f"{model} was trained at {context(lengths[0])} tokens of context.")
+    judged = [stage for stage in _judged(data) if _fell(stage, "loss_before", "loss_after") is not None]
+    if judged:
+        fell = sum(bool(_fell(stage, "loss_before", "loss_after")) for stage in judged)
+        sentences.append(f"Held-out loss fell in {_of(fell, len(judged), 'stage')}.")
+    past = [stage for stage in _judged(data) if _fell(stage, "loss_past_before", "loss_past_after") is not None]
+    if past:
+        fell = sum(bool(_fell(stage, "loss_past_before", "loss_past_after")) for stage in past)
+        sentences.append(
+            f"At positions past the previous stage's length it fell in {_of(fell, len(past), 'extension')}: "
+            + ("the longer context is used." if fell == len(past) else "not every extension paid off.")
+        )
+    failed = [stage.name for stage in data.stages if STATES.get(stage.state) == "failed"]
+    if failed:
+        sentences.append(f"Failed: {', '.join(failed)}.")
+    return " ".join(sentences) or "Nothing has been trained yet; what is known so far is below."
+
+
+def _stages(data: ReportData) -> Html | None:
+    if not data.stages:
+        return None
+    nodes = [
+        Node(
+            stage.name,
+            stage.kind,
+            tuple(stage.inputs.values()),
+            STATES.get(stage.state, "waiting"),
+            stage.state,
+            " · ".join([stage.state, *([duration(stage.seconds)] if stage.seconds is not None else [])]),
+        )
+        for stage in data.stages
+    ]
+    present = dict.fromkeys(node.state for node in nodes)
+    legend = [element("span", None, element("i", {"class": f"dot {state}"}, ""), state) for state in present]
+    return _section(
+        "Stages",
+        "Each box is made from those that point to it. A finished one is kept and never made twice.",
+        element(
+            "div",
+            {"class": "card"},
+            element("div", {"class": "scroll"}, graph(nodes)),
+            element("div", {"class": "legend"}, *legend),
+        ),
+    )
+
+
+def _training(data: ReportData) -> Html | None:
+    drawn = [stage for stage in data.of_kind("train") if stage.steps]
+    if not drawn:
+        return None
+    charts = [
+        (element("h3", None, title), svg)
+        for key, title, unit, height, from_zero in (
+            ("loss", "Training loss (nats per token)", "nats per token", 330, False),
+            ("tokens_per_second", "Tokens per second", "tokens per second", 190, True),
+        )
+        if (svg := _curves(drawn, key, title, unit, height, from_zero))
+    ]
+    return _section(
+        "Training",
+        "All training stages end to end, over the tokens seen. Labels are the context lengths; each batch is the faint "
+        "line, the trend is the strong one.",
+        element("div", {"class": "card"}, *(part for pair in charts for part in pair)),
+    )
+
+
+def _curves(stages: Sequence[StageReport], key: str, title: str, unit: str, height: int, from_zero: bool) -> Html:
+    curves, offset = [], 0.0
+    for stage in stages:
+        points = [(offset + step["tokens"], float(step[key])) for step in stage.steps if _number(step, key) is not None]
+        if points:
+            length = _sequence(stage)
+            label = context(length) if length else stage.name
+            curves.append(Curve(stage.name, label, [x for x, _ in points], [y for _, y in points]))
+        offset += stage.steps[-1]["tokens"]
+    return chart(curves, title, unit, height, from_zero) if curves else Html("")
+
+
+def _context(data: ReportData) -> Html | None:
+    judged = _judged(data)
+    if not judged:
+        return None
+    rows = []
+    for stage in judged:
+        values = stage.values
+        past = _number(values, "past")
+        needle = _number(values, "needle_exact")
+        digits = _number(values, "needle_digits")
+        rows.append(
+            element(
+                "tr",
+                None,
+                element("td", None, stage.name),
+                _cell(context(_sequence(stage))),
+                *_before_after(values, "loss_before", "loss_after"),
+                _cell(f"past {context(past)}" if past else MISSING),
+                *_before_after(values, "loss_past_before", "loss_past_after"),
+                _cell(MISSING if needle is None else f"{100 * needle:.0f}%"),
+                _cell(MISSING if digits is None else f"{100 * digits:.0f}%"),
+            )
+        )
+    groups = element(
+        "tr",
+        {"class": "group"},
+        element("th", None, ""),
+        element("th", None, ""),
+        element("th", {"colspan": 3}, "Held-out loss, all positions"),
+        element("th", {"colspan": 4}, "Held-out loss past the previous length"),
+        element("th", {"colspan": 2}, "Needles found"),
+    )
+    names = ("Context", "before", "after", "change", "positions", "before", "after", "change", "whole", "digits")
+    head = element("tr", None, element("th", None, "Stage"), *(element("th", {"class": "n"}, name) for name in names))
+    return _section(
+        "Does it use the longer context?",
+        "Mean loss (nats per token) on documents kept out of training, by the model before and after each stage. The "
+        "test is the second group: positions further into a document than the previous stage ever saw.",
+        element("div", {"class": "card scroll"}, element("table", None, groups, head, *rows)),
+    )
+
+
+def _before_after(values: Mapping[str, Any], before: str, after: str) -> tuple[Html, Html, Html]:
+    first, last = _number(values, before), _number(values, after)
+    shown = [MISSING if value is None else f"{value:.3f}" for value in (first, last)]
+    if first is None or last is None:
+        return _cell(shown[0]), _cell(shown[1]), _cell(MISSING)
+    return _cell(shown[0]), _cell(shown[1]), _cell(f"{last - first:+.3f}", "good" if last < first else "bad")
+
+
+def _pictures(data: ReportData) -> Html | None:
+    figures = []
+    for stage in data.stages:
+        for picture in stage.pictures:
+            caption = f"{stage.name}: {_caption(picture.name)}"
+            figures.append(
+                element(
+                    "figure",
+                    None,
+                    element("img", {"src": picture.uri, "alt": caption, "loading": "lazy"}),
+                    element("figcaption", None, caption),
+                )
+            )
+    if not figures:
+        return None
+    return _section(
+        "Needles and loss by position",
+        "A needle is one sentence (a city and its number) hidden at some depth of a long document; a cell says how "
+        "often the model repeats the number. Loss by position shows what each further token of context is worth.",
+        element("div", {"class": "pictures"}, *figures),
+    )
+
+
+def _caption(name: str) -> str:
+    known = {
+        "needle.png": "needles found, by document length and depth",
+        "loss_by_position.png": "held-out loss by position in the document, before and after",
+    }
+    return known.get(name.rpartition("/")[2], name)
+
+
+def _documents(data: ReportData) -> Html | None:
+    parts: list[Html] = []
+    for stage in data.of_kind("documents"):
+        values = stage.values
+        seen, kept = _number(values, "seen"), _number(values, "kept")
+        facts = [
+            (f"{seen:,.0f}", "documents seen") if seen is not None else None,
+            (f"{kept:,.0f}", "documents kept") if kept is not None else None,
+            (size(amount), "of text") if (amount := _number(values, "bytes")) is not None else None,
+        ]
+        parts.append(element("div", {"class": "tiles"}, *(_tile(*fact) for fact in facts if fact)))
+        reasons = _amounts(values.get("reasons"))
+        broken = values.get("broken")
+        columns = []
+        if reasons:
+            ordered = dict(sorted(reasons.items(), key=lambda item: -item[1])[:_MANY])
+            columns.append(element("div", None, element("h3", None, "Left out, and why"), bars(ordered, "documents")))
+        if isinstance(broken, list) and broken:
+            names = [element("div", {"class": "mono"}, name) for name in broken[:_MANY]]
+            if len(broken) > _MANY:
+                names.append(element("div", {"class": "soft"}, f"and {len(broken) - _MANY} more"))
+            columns.append(element("div", None, element("h3", None, f"Broken files, skipped ({len(broken)})"), *names))
+        if columns:
+            parts.append(element("div", {"class": "card columns"}, *columns))
+    for stage in data.of_kind("tokens"):
+        values = stage.values
+        facts = [
+            (short(tokens), "tokens") if (tokens := _number(values, "tokens")) is not None else None,
+            (f"{count:,.0f}", "documents to train on") if (count := _number(values, "documents")) is not None else None,
+            (f"{held:,.0f}", "documents held out")
+            if (held := _number(values, "held_out_documents")) is not None
+            else None,
+            *_vocabulary(data),
+        ]
+        parts.append(element("div", {"class": "tiles"}, *(_tile(*fact) for fact in facts if fact)))
+        histogram = _amounts(values.get("histogram"))
+        if histogram:
+            named = {_length_name(name): amount for name, amount in histogram.items()}
+            title = element("h3", None, "Documents by length in tokens")
+            parts.append(element("div", {"class": "card"}, title, bars(named, "documents")))
+    shown = [part for part in parts if part and part != '<div class="tiles"></div>']
+    return _section("Data", "What was read, what was kept of it, and how long it is.", *shown) if shown else None
+
+
+def _vocabulary(data: ReportData) -> list[tuple[str, str]]:
+    sizes = [(_number(stage.values, "vocabulary"), stage.values.get("kind")) for stage in data.of_kind("tokenizer")]
+    return [(f"{count:,.0f}", f"tokens in the vocabulary ({kind or 'tokenizer'})") for count, kind in sizes if count]
+
+
+def _details(data: ReportData) -> Html | None:
+    if not data.stages:
+        return None
+    return _section(
+        "Every stage",
+        "Open one for its recipe, figures and files.",
+        element("div", {"class": "card"}, *(_stage_details(stage) for stage in data.stages)),
+    )
+
+
+def _stage_details(stage: StageReport) -> Html:
+    figures = {key: value for key, value in stage.values.items() if not isinstance(value, (list, dict))}
+    lists = {key: value for key, value in stage.values.items() if isinstance(value, (list, dict)) and value}
+    steps = f"{stage.steps[-1].get('step', len(stage.steps)):,} steps" if stage.steps else ""
+    short_facts = [duration(stage.seconds) if stage.seconds is not None else "", steps]
+    summary = element(
+        "summary",
+        None,
+        element("b", None, stage.name),
+        element("span", None, stage.kind),
+        element(
+            "span", {"class": f"pill {STATES.get(stage.state, 'waiting')}"}, Html('<i class="dot"></i>'), stage.state
+        ),
+        element("span", None, " · ".join(fact for fact in [*short_facts, _headline(stage)] if fact)),
+    )
+    facts = {
+        "fingerprint": stage.fingerprint[:12],
+        "made from": ", ".join(f"{port}: {name}" for port, name in stage.inputs.items()) or "nothing",
+        "duration": duration(stage.seconds) if stage.seconds is not None else None,
+        "attempts": stage.attempts,
+        "series": stage.series,
+        "finished": moment(stage.finished) if stage.finished else None,
+        "host": stage.host,
+    }
+    tables = [
+        _fields("Recipe", flatten(stage.recipe)),
+        _fields("Figures", {key: figure(value) for key, value in figures.items()}),
+        _fields("This stage", {key: value for key, value in facts.items() if value is not None}),
+        _fields("Files", {path: size(amount) for path, amount in stage.files[:_MANY]}, len(stage.files) - _MANY),
+        _fields("Longer figures", {key: json.dumps(value)[:400] for key, value in lists.items()}),
+    ]
+    inside = element("div", {"class": "inside columns"}, *(table for table in tables if table))
+    return element("details", None, summary, inside)
+
+
+def _headline(stage: StageReport) -> str:
+    """The one figure of a stage that a reader looks for."""
+    names = {
+        "final_loss": "training loss",
+        "loss_after": "held-out loss",
+        "fill": "rows filled",
+        "kept": "documents kept",
+    }
+    for key, name in names.items():
+        value = _number(stage.values, key)
+        if value is not None:
+            return f"{name} {100 * value:.1f}%" if key == "fill" and value <= 1 else f"{name} {figure(value)}"
+    return ""
+
+
+def _provenance(data: ReportData) -> Html:
+    versions: dict[str, dict[str, None]] = {}
+    for stage in data.stages:
+        for library, version in stage.versions.items():
+            versions.setdefault(library, {})[str(version)] = None
+    commits = dict.fromkeys(stage.commit[:12] for stage in data.stages if stage.commit)
+    hosts = dict.fromkeys(stage.host for stage in data.stages if stage.host)
+    facts = {
+        "folder": data.place,
+        "code": ", ".join(commits) or "commit unknown",
+        "hosts": ", ".join(hosts) or "none yet",
+        **{library: ", ".join(found) for library, found in sorted(versions.items())},
+    }
+    command = element("code", {"class": "command"}, data.command) if data.command else None
+    table = _fields("", facts)
+    return _section(
+        "Where this comes from",
+        "The same command, given again, reuses what is done and resumes what is not.",
+        element("div", {"class": "card"}, command, element("div", {"class": "inside"}, table)),
+        element("footer", None, "Written by Ringworld from the manifests in this folder. No script, no network."),
+    )
+
+
+# ---------------------------------------------------------------------- small parts
+
+
+def _section(title: str, lead: str, *children: object) -> Html:
+    return element("section", None, element("h2", None, title), element("p", {"class": "lead"}, lead), *children)
+
+
+def _tile(amount: str, meaning: str) -> Html:
+    return element("div", {"class": "tile"}, element("b", None, amount), element("span", None, meaning))
+
+
+def _cell(content: str, style: str | None = None) -> Html:
+    inner = element("span", {"class": style}, content) if style else content
+    return element("td", {"class": "n"}, inner)
+
+
+def _fields(title: str, fields: Mapping[str, object], more: int = 0) -> Html | None:
+    if not fields:
+        return None
+    rows = [element("tr", None, element("td", None, key), element("td", None, value)) for key, value in fields.items()]
+    rest = element("p", {"class": "soft"}, f"and {more} more") if more > 0 else None
+    return element("div", None, element("h3", None, title) if title else None, element("table", None, join(rows)), rest)
+
+
+def duration(seconds: float) -> str:
+    """4.2 s, 3 min 12 s, 2 h 05 min, 3 d 4 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def context(length: float | None) -> str:
+    """A length in tokens as this field writes it: 512, 1K, 128K, 1M (powers of 1024)."""
+    if length is None:
+        return MISSING
+    whole = int(length)
+    for unit, letter in ((2**20, "M"), (2**10, "K")):
+        if whole >= unit and whole % unit == 0:
+            return f"{whole // unit}{letter}"
+    return f"{whole:,}"
+
+
+def size(amount: float) -> str:
+    """Bytes in decimal units."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if amount >= unit:
+            return f"{amount / unit:.3g} {name}"
+    return f"{amount:.0f} B"
+
+
+def figure(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def moment(iso: str) -> str:
+    """An ISO 8601 time as 2026-11-20 10:00 UTC; as it is when it is none."""
+    try:
+        when = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{when:%Y-%m-%d %H:%M} UTC"
+
+
+def _judged(data: ReportData) -> list[StageReport]:
+    return [stage for stage in data.of_kind("evaluate") if stage.values]
+
+
+def _sequence(stage: StageReport) -> float | None:
+    return _number(stage.values, "sequence") or _number(stage.recipe, "sequence")
+
+
+def _tokens(stage: StageReport) -> float:
+    return stage.steps[-1]["tokens"] if stage.steps else _number(stage.values, "tokens") or 0
+
+
+def _fell(stage: StageReport, before: str, after: str) -> bool | None:
+    first, last = _number(stage.values, before), _number(stage.values, after)
+    return None if first is None or last is None else last < first
+
+
+def _of(part: int, whole: int, name: str) -> str:
+    if part == whole:
+        return f"every {name}" if whole > 1 else f"the {name}"
+    return f"{part} of {whole} {name}s"
+
+
+def _number(values: Mapping[str, Any], key: str) -> float | None:
+    """A finite number under `key`, or None for anything else."""
+    value = values.get(key)
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if usable else None
+
+
+def _amounts(value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(key): amount for key in value if (amount := _number(value, key)) is not None}
+
+
+def _length_name(name: str) -> str:
+    return f"up to {context(int(name))}" if name.isdecimal() else name

@@ -1,0 +1,148 @@
+"""The public function, and every check of what it is given.
+
+All checks happen while JAX traces, once, here; a value that cannot work is a ValueError that names the argument, its
+value and what is allowed. What is inside the arrays is never checked: the mask rule has a meaning for every int32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ringworld.attention import xla
+from ringworld.attention.mask import Tokens
+from ringworld.attention.ring import BlockBackend, Ring, attend
+from ringworld.attention.xla import Blocks
+
+BACKENDS: dict[str, BlockBackend] = {"xla": xla}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def ring_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    positions: jax.Array,
+    segments: jax.Array,
+    axis_name: str | None,
+    kv_positions: jax.Array | None = None,
+    kv_segments: jax.Array | None = None,
+    scale: float | None = None,
+    block_q: int | None = None,
+    block_kv: int | None = None,
+    backend: str = "auto",
+) -> jax.Array:
+    """Exact attention over a sequence sharded along a mesh axis; call it inside `jax.shard_map(..., check_vma=False)`.
+
+    A query attends to a key iff their segments are equal and non-zero and position_query >= position_key. Where a
+    token lies, on which shard and at which index, does not matter: any permutation of the sequence gives the same
+    answers, permuted.
+
+    Args (shapes are those of one shard):
+        q: float32, bfloat16 or float16 [batch, tokens, heads, head_dim].
+        k, v: of q's dtype [batch, kv_tokens, kv_heads, head_dim]; heads is a multiple of kv_heads.
+        positions, segments: int32 [batch, tokens], of the queries; segment 0 is padding.
+        axis_name: the mesh axis of the ring; None: this shard is the whole sequence.
+        kv_positions, kv_segments: int32 [batch, kv_tokens], of the keys; those of the queries when None.
+        scale: what scores are multiplied by, positive; 1 / sqrt(head_dim) when None.
+        block_q, block_kv: tokens in a block of the score matrix, at most the shard's; chosen for the platform when
+        None. backend: "xla", or "auto" for the best one here.
+
+    Returns:
+        Of q's shape and dtype. A query that sees no key, such as padding, gives zero and has zero gradient.
+        Softmax statistics and sums are float32. Gradients flow to q, k and v.
+
+    Raises:
+        ValueError: while tracing, naming the argument, its value and what is allowed.
+    """
+    check_arrays(q, k, v)
+    query = _tokens(q, "q", positions, segments, "positions", "segments")
+    key = _tokens(
+        k,
+        "k",
+        positions if kv_positions is None else kv_positions,
+        segments if kv_segments is None else kv_segments,
+        "positions (kv_positions is None)" if kv_positions is None else "kv_positions",
+        "segments (kv_segments is None)" if kv_segments is None else "kv_segments",
+    )
+    check_axis("axis_name", axis_name)
+    ring = Ring(axis_name, _scale(scale, q.shape[3]), _blocks(q, k, block_q, block_kv), _backend(backend))
+    return attend(ring, q, k, v, query, key)
+
+
+def check_arrays(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4 or 0 in x.shape:
+            raise ValueError(f"{name} has shape {x.shape}; it must be [batch, tokens, heads, head_dim], none of them 0")
+        if x.dtype.name not in _DTYPES:
+            raise ValueError(f"{name} has dtype {x.dtype.name}; it must be one of {', '.join(_DTYPES)}")
+        if x.dtype != q.dtype:
+            raise ValueError(f"{name} has dtype {x.dtype.name}; it must be that of q, {q.dtype.name}")
+    if k.shape != v.shape:
+        raise ValueError(f"v has shape {v.shape}; it must be that of k, {k.shape}")
+    if k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
+        raise ValueError(
+            f"k has shape {k.shape}; its batch and head_dim must be those of q, {q.shape[0]} and {q.shape[3]}"
+        )
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"k has {k.shape[2]} heads; the {q.shape[2]} heads of q must be a multiple of that")
+
+
+def _tokens(
+    x: jax.Array, of: str, positions: jax.Array, segments: jax.Array, positions_name: str, segments_name: str
+) -> Tokens:
+    for name, values in ((positions_name, positions), (segments_name, segments)):
+        if values.dtype != jnp.int32:
+            raise ValueError(f"{name} has dtype {values.dtype.name}; it must be int32")
+        if values.shape != x.shape[:2]:
+            raise ValueError(f"{name} has shape {values.shape}; it must be the batch and tokens of {of}, {x.shape[:2]}")
+    return Tokens(positions, segments)
+
+
+def check_axis(argument: str, axis_name: str | None) -> None:
+    if axis_name is None:
+        return
+    try:
+        lax.axis_size(axis_name)
+    except NameError as error:
+        allowed = "None or a mesh axis of the jax.shard_map around this call"
+        raise ValueError(f"{argument}={axis_name!r} is not a mesh axis here; it must be {allowed}") from error
+
+
+def _scale(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale={scale!r}; it must be a positive, finite Python number, or None for 1/sqrt(head_dim)")
+    return float(scale)
+
+
+def _blocks(q: jax.Array, k: jax.Array, block_q: int | None, block_kv: int | None) -> Blocks:
+    chosen = xla.default_blocks(
+        jax.default_backend(), queries=q.shape[1], keys=k.shape[1], heads=q.shape[2], kv_heads=k.shape[2]
+    )
+
+    def given(name: str, block: int | None, shard: int, default: int) -> int:
+        if block is None:
+            return default
+        if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= shard:
+            raise ValueError(f"{name}={block!r}; it must be from 1 to the shard's {shard} tokens, or None")
+        return block
+
+    return Blocks(
+        given("block_q", block_q, q.shape[1], chosen.queries),
+        given("block_kv", block_kv, k.shape[1], chosen.keys),
+        chosen.heads,
+    )
+
+
+def _backend(name: str) -> BlockBackend:
+    if name == "auto":
+        return BACKENDS["xla"]
+    if name not in BACKENDS:
+        raise ValueError(f"backend={name!r} is unknown; it must be one of auto, {', '.join(BACKENDS)}")
+    return BACKENDS[name]

@@ -1,0 +1,109 @@
+"""What is written is what is read, and damage is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ringworld.data.split import held_out
+from ringworld.data.token_store import INDEX_SCHEMA, StoreInfo, TokenStore, write_index, write_shard
+from ringworld.errors import UserError
+
+
+def make(folder: Path, shards: list[list[np.ndarray]], vocabulary: int = 2048) -> StoreInfo:
+    info = StoreInfo("hash", vocabulary, 1, 1)
+    rows = []
+    for shard, documents in enumerate(shards):
+        for ids, offset in zip(documents, write_shard(str(folder), shard, documents, info), strict=True):
+            number = len(rows)
+            rows.append((number, f"{number:064x}", f"source {number}", shard, offset, len(ids), "train"))
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    write_index(str(folder), info, pa.table(dict(zip(INDEX_SCHEMA.names, columns, strict=True))))
+    return info
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(65536, "uint16"), (65537, "uint32")])
+def test_documents_are_read_back_from_anywhere(tmp_path: Path, vocabulary: int, dtype: str) -> None:
+    random = np.random.default_rng(0)
+    shards = [[random.integers(0, vocabulary, n) for n in sizes] for sizes in ([600_000, 2, 5], [3], [70_000, 9])]
+    shards[0][0][0] = vocabulary - 1
+    assert make(tmp_path, shards, vocabulary).dtype == dtype
+    store = TokenStore.open(str(tmp_path))
+    documents = [ids for shard in shards for ids in shard]
+    assert store.index.tokens.tolist() == [len(ids) for ids in documents]
+    for number, ids in enumerate(documents):
+        assert np.array_equal(store.read(number), ids)
+    parts = store.read_many([0, 4, 0], [262_140, 65_000, 599_999], [10, 500, 1])
+    assert [part.tolist() for part in parts] == [
+        documents[0][262_140:262_150].tolist(),
+        documents[4][65_000:65_500].tolist(),
+        documents[0][-1:].tolist(),
+    ]
+    assert all(part.dtype == np.int32 for part in parts)
+    assert store.provenance()["source"][4].as_py() == "source 4"
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 6), (5, 1), (-1, 2), (3, -1)])
+def test_a_read_never_leaves_its_document(tmp_path: Path, start: int, length: int) -> None:
+    make(tmp_path, [[np.arange(5), np.arange(5)]])
+    with pytest.raises(IndexError, match="document 0"):
+        TokenStore.open(str(tmp_path)).read(0, start, length)
+
+
+def test_a_flipped_bit_is_an_error_that_names_the_shard(tmp_path: Path) -> None:
+    make(tmp_path, [[np.arange(1000)], [np.arange(1000)]])
+    file = tmp_path / "shard-00001" / "c" / "0"
+    data = bytearray(file.read_bytes())
+    data[200] ^= 1
+    file.write_bytes(data)
+    store = TokenStore.open(str(tmp_path))
+    assert len(store.read(0)) == 1000
+    with pytest.raises(OSError, match="shard-00001 is damaged"):
+        store.read(1)
+
+
+def test_a_repeated_task_replaces_its_shard(tmp_path: Path) -> None:
+    make(tmp_path, [[np.arange(1000), np.arange(7)]])
+    make(tmp_path, [[np.arange(5)]])
+    assert TokenStore.open(str(tmp_path)).read(0).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_unfinished_store_cannot_be_opened(tmp_path: Path) -> None:
+    write_shard(str(tmp_path), 0, [np.arange(5)], StoreInfo("hash", 300, 1, 1))
+    with pytest.raises(UserError, match=r"store\.json does not exist"):
+        TokenStore.open(str(tmp_path))
+
+
+DIGESTS = [f"{number:064x}" for number in range(400)]
+SHORT = np.full(400, 10)
+
+
+def test_the_split_is_decided_by_content_and_seed() -> None:
+    chosen = held_out(DIGESTS, SHORT, 0.1, 0, 512)
+    assert 20 < chosen.sum() < 60
+    order = np.random.default_rng(0).permutation(400)
+    assert np.array_equal(held_out([DIGESTS[k] for k in order], SHORT, 0.1, 0, 512), chosen[order])
+    assert np.array_equal(held_out(DIGESTS[:300], SHORT[:300], 0.1, 0, 512), chosen[:300])
+    assert not np.array_equal(held_out(DIGESTS, SHORT, 0.1, 1, 512), chosen)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("long", [(3, 7), (0, 1), (5,), tuple(range(8))])
+def test_both_sides_have_documents_and_long_ones_where_two_exist(fraction: float, long: tuple[int, ...]) -> None:
+    tokens = np.full(8, 100)
+    tokens[list(long)] = 8193
+    for seed in range(20):
+        chosen = held_out(DIGESTS[:8], tokens, fraction, seed, 8192)
+        assert 0 < chosen.sum() < 8
+        if len(long) > 1:
+            assert 0 < chosen[list(long)].sum() < len(long)
+
+
+def test_a_split_needs_two_documents() -> None:
+    with pytest.raises(UserError, match="need two documents"):
+        held_out(DIGESTS[:1], SHORT[:1], 0.1, 0, 512)
+    with pytest.raises(UserError, match=r"held_out=1\.5"):
+        held_out(DIGESTS, SHORT, 1.5, 0, 512)

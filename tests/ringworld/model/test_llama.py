@@ -1,0 +1,104 @@
+"""The model against a plain float64 Llama in numpy that shares no code with it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ringworld.errors import UserError
+from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
+from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.llama import abstract_params, bind, count_parameters, init_params, parameter_dims
+from ringworld.model.rope import make_rope
+from ringworld.model.sharding import Layout, check
+
+CONFIG = ModelConfig(
+    vocabulary=98, num_layers=3, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, rope=RopeConfig(5e4)
+)
+
+
+def run(config, params, tokens, positions, segments, mesh=None):
+    mesh = mesh or make_mesh(MeshSpec(), jax.devices()[:1])
+    arrays = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segments))
+    model = bind(config, params)
+    rope = make_rope(config.rope, config.head_dim)
+    return np.asarray(model(*arrays, rope, placing=Layout(mesh), dtype=jnp.dtype("float32")))
+
+
+def by_hand(config: ModelConfig, params, tokens: np.ndarray) -> np.ndarray:
+    """Hidden states [tokens, embed] of one document, float64, one token and one head at a time where it is simplest."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+    def norm(x, scale):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.norm_epsilon) * scale
+
+    def turn(x):  # [tokens, head_dim]
+        half = config.head_dim // 2
+        angle = np.arange(len(x))[:, None] * config.rope.theta ** -(np.arange(half) / half)
+        as_complex = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angle)
+        return np.concatenate([as_complex.real, as_complex.imag], -1)
+
+    x = p["embedding"][tokens]
+    group = config.num_heads // config.num_kv_heads
+    for n in range(config.num_layers):
+        layer = jax.tree.map(lambda leaf, n=n: leaf[n], p["layers"])
+        h = norm(x, layer["attention"]["norm"])
+        for head in range(config.num_heads):
+            q = turn(h @ layer["attention"]["query"][:, head])
+            k = turn(h @ layer["attention"]["key"][:, head // group])
+            v = h @ layer["attention"]["value"][:, head // group]
+            scores = q @ k.T / np.sqrt(config.head_dim) + np.triu(np.full((len(x), len(x)), -np.inf), 1)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            x = x + (weights / weights.sum(-1, keepdims=True)) @ v @ layer["attention"]["output"][head]
+        h = norm(x, layer["mlp"]["norm"])
+        gate = h @ layer["mlp"]["gate"]
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ layer["mlp"]["up"])) @ layer["mlp"]["down"]
+    return norm(x, p["norm"])
+
+
+@pytest.fixture(scope="module")
+def params():
+    loud = jax.tree.map(lambda leaf: leaf * 5, init_params(CONFIG, jax.random.key(0)))  # so that every part matters
+    return loud
+
+
+def test_a_document_is_computed_as_by_hand(params):
+    tokens = np.random.default_rng(0).integers(0, 97, (1, 40))
+    got = run(CONFIG, params, tokens, np.arange(40)[None], np.ones((1, 40)))
+    np.testing.assert_allclose(got[0], by_hand(CONFIG, params, tokens[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_packed_documents_do_not_see_each_other(params):
+    lengths, rng = [7, 1, 20, 12], np.random.default_rng(1)
+    documents = [rng.integers(0, 97, n) for n in lengths]
+    tokens = np.concatenate(documents)[None]
+    positions = np.concatenate([np.arange(n) for n in lengths])[None]
+    segments = np.repeat(np.arange(1, 5), lengths)[None]
+    got = run(CONFIG, params, tokens, positions, segments)[0]
+    expected = np.concatenate([by_hand(CONFIG, params, document) for document in documents])
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mesh", ["fsdp=4", "tensor=2,ring=2", "ring=4", "ulysses=2,ring=2", "data=2,tensor=2"])
+def test_every_mesh_gives_the_same_hidden_states(params, mesh):
+    tokens = np.random.default_rng(2).integers(0, 97, (4, 32))
+    positions, segments = np.tile(np.arange(32), (4, 1)), np.ones((4, 32))
+    expected = run(CONFIG, params, tokens, positions, segments)
+    shards = make_mesh(parse_mesh(mesh), jax.devices()[:4])
+    np.testing.assert_allclose(run(CONFIG, params, tokens, positions, segments, shards), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_every_parameter_has_a_name_for_each_dimension():
+    shapes, dims = abstract_params(CONFIG), parameter_dims(CONFIG)
+    pairs = jax.tree.map(
+        lambda names, leaf: len(names) == leaf.ndim, dims, shapes, is_leaf=lambda node: isinstance(node, tuple)
+    )
+    assert all(jax.tree.leaves(pairs))
+    assert count_parameters(CONFIG) == sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(("mesh", "count", "said"), [("tensor=2", 2, "vocabulary=97"), ("tensor=2,ring=3", 6, "embed_dim=32"), ("ulysses=8", 8, "ulysses=8")])
+def test_a_mesh_that_does_not_divide_the_model_is_refused(mesh, count, said):
+    config = ModelConfig(**{**vars(CONFIG), "vocabulary": 97})
+    with pytest.raises(UserError, match=said):
+        check(config, make_mesh(parse_mesh(mesh), jax.devices()[:count]))
