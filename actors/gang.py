@@ -328,13 +328,13 @@ class _Run:
     def note(self, rank: _Rank, poll: Any) -> None:
         """Takes the answer of a rank's host."""
         try:
-            rank.status = ray.get(poll)
+            status: HostStatus = ray.get(poll)
         except RayError as error:
             self.lose(rank, f"lost its host: {_first_line(error)}")
             return
-        rank.answered = time.monotonic()
-        if rank.status.code is not None:
-            self._end(rank, RankExit(rank.status.code, "exited"))
+        rank.status, rank.answered = status, time.monotonic()
+        if status.code is not None:
+            self._end(rank, RankExit(status.code, "exited"))
 
     def check_alive(self, rank: _Rank, stall_seconds: float | None) -> None:
         if rank.exit is not None:

@@ -69,7 +69,7 @@ def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
 
 def held_out_rows(store: TokenStore, sequence: int, count: int) -> Rows:
     """Up to `count` windows of held-out documents, as rows."""
-    plan = evaluation_rows(store.index, sequence, count, store.info.tokenizer_hash)
+    plan = evaluation_rows(store.index, "held_out", sequence, count)
     batch = Loader(store, plan, seed=0, rows_per_batch=plan.num_rows).batch(0)
     return Rows(batch.tokens, batch.targets, batch.segments, batch.positions)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,9 +15,7 @@ import ray
 from actors.gang import Gang, GangView
 from infra.errors import UserError
 from infra.placement import Placement
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import Stand, gone
+from tests.actors.conftest import Stand, gone
 
 SLEEP_FOR_EVER = "time.sleep(600)\n"
 IGNORE_TERM = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -198,20 +194,29 @@ def test_leaving_the_block_leaves_nothing_behind(stand: Stand) -> None:
 
     def lose_the_lease(_: GangView) -> None:
         if stand.has("pid0", "pid1"):
+            assert len(_wardens(stand)) == 2
             raise LeaseLost
 
-    script = "leave(f'host{rank}', os.environ['RINGWORLD_PARENT_PID'])\n" + LEAVE_PID + SLEEP_FOR_EVER
+    script = (
+        "leave(f'host{rank}', os.environ['RINGWORLD_PARENT_PID'])\n"
+        "leave(f'token{rank}', os.environ['RINGWORLD_HOST_TOKEN'])\n"
+    )
+    script += LEAVE_PID + SLEEP_FOR_EVER
     with pytest.raises(LeaseLost), stand.gang() as gang:
         stand.run(gang, script, on_poll=lose_the_lease)
     assert gone(pids(stand, "pid0", "pid1", "host0", "host1"))
-    wardens = [p.pid for p in psutil.process_iter(["cmdline"]) if "actors.warden" in (p.info["cmdline"] or [])]
-    assert gone(wardens)
+    assert gone(_wardens(stand))
     table = ray.util.placement_group_table()
     assert {group["state"] for group in table.values()} <= {"REMOVED"}
     deadline = time.monotonic() + 5
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert ray.available_resources().get("CPU") == 2
+
+
+def _wardens(stand: Stand) -> list[int]:
+    tokens = {stand.read("token0"), stand.read("token1")}
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if tokens & set(p.info["cmdline"] or [])]
 
 
 def test_busy_machines_are_awaited_and_stop_ends_the_wait(stand: Stand) -> None:
