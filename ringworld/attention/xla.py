@@ -47,14 +47,16 @@ def default_blocks(platform: str, *, queries: int, keys: int, heads: int, kv_hea
     """Good blocks for a shard of so many queries and keys on a JAX platform; never larger than the shard.
 
     On a CPU one step's scores, 1024 rows x 512 keys, fill the second-level caches: the rows are those of a group's
-    heads, or of two heads. Longer blocks would be no faster, and would waste more where documents begin and end.
-    Elsewhere all heads go at once, to fill the machine.
+    heads, or of two heads. Longer blocks would be no faster, and would waste more where documents begin and end; so
+    would one block for a whole short shard, half of which the diagonal empties. Elsewhere all heads go at once, to fill
+    the machine.
     """
     if platform != "cpu":
         return Blocks(_even(queries, 512), _even(keys, 512), kv_heads)
     group = heads // kv_heads
     step_heads = 2 if group == 1 and kv_heads % 2 == 0 else 1
-    return Blocks(_even(queries, min(512, max(128, 1024 // group))), _even(keys, 512), step_heads)
+    rows, columns = (min(512, max(128, length // 2)) for length in (queries, keys))
+    return Blocks(_even(queries, min(rows, max(128, 1024 // group))), _even(keys, columns), step_heads)
 
 
 def _even(length: int, block: int) -> int:

@@ -120,7 +120,7 @@ def _sample(data: bytes) -> bytes:
 
 
 def _edge(data: bytes, begin: int, end: int, first: bool) -> int:
-    """Where to cut in [begin, end], outermost: at a newline, else a space (never half of a character), else anywhere."""
+    """Where to cut in [begin, end], outermost: a newline, else a space (never half of a character), else anywhere."""
     for edge in (b"\n", b" "):
         found = data.find(edge, begin, end) if first else data.rfind(edge, begin, end)
         if found >= 0:

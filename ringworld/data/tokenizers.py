@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -199,7 +200,7 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> BpeTokenizer:
     model.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=vocabulary - 2, initial_alphabet=alphabet, show_progress=False)
-    model.train_from_iterator(texts, trainer)
+    model.train_from_iterator(map(_broken_up, texts), trainer)
     size = model.get_vocab_size()
     return BpeTokenizer(size + 2, size, size + 1, size + 1, {"tokenizer.json": model.to_str().encode()})
 
@@ -279,6 +280,15 @@ def check_same(hash_a: str, hash_b: str, where: str) -> None:
     """UserError when two things that meet at `where` were made with different tokenizers."""
     if hash_a != hash_b:
         raise UserError(f"{where}: tokens of two tokenizers ({hash_a[:12]} and {hash_b[:12]}) cannot be mixed; use one")
+
+
+_LONG_WORD = re.compile(r"(\S{256})(?=\S)")
+_LONG_SPACE = re.compile(r"(\s{256})\s+")
+
+
+def _broken_up(text: str) -> str:
+    """Text without words of over 256 characters: a training merge takes time quadratic in the length of a word."""
+    return _LONG_SPACE.sub(r"\1", _LONG_WORD.sub(r"\1\n", text))
 
 
 def _hash(described: Mapping[str, Any]) -> str:

@@ -50,7 +50,9 @@ class Placing(Protocol):
 
     def embed(self, table: jax.Array, tokens: jax.Array) -> jax.Array: ...
 
-    def hidden(self, x: jax.Array) -> jax.Array: ...
+    def columns(self, x: jax.Array, weight: jax.Array) -> jax.Array: ...
+
+    def rows(self, x: jax.Array, weight: jax.Array) -> jax.Array: ...
 
     def attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array
@@ -62,6 +64,21 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + epsilon)
     return (x32 * inverse * scale).astype(x.dtype)
+
+
+@jax.custom_vjp
+def swiglu(gate: jax.Array, up: jax.Array) -> jax.Array:
+    """silu(gate) * up, elementwise. Its gradient keeps the two inputs alone, where autodiff would keep five arrays."""
+    return jax.nn.silu(gate) * up
+
+
+def _swiglu_backward(inputs: tuple[jax.Array, jax.Array], d_out: jax.Array) -> tuple[jax.Array, jax.Array]:
+    gate, up = inputs
+    sigmoid = jax.nn.sigmoid(gate)
+    return d_out * up * sigmoid * (1 + gate * (1 - sigmoid)), d_out * gate * sigmoid
+
+
+swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_backward)
 
 
 class Attention(nnx.Module):
@@ -78,11 +95,15 @@ class Attention(nnx.Module):
 
     def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing) -> jax.Array:
         h = rms_norm(x, self.norm[...], self.epsilon)
-        q = rotate(jnp.einsum("btd,dhk->bthk", h, self.query[...].astype(x.dtype)), positions, rope)
-        k = rotate(jnp.einsum("btd,dhk->bthk", h, self.key[...].astype(x.dtype)), positions, rope)
-        v = jnp.einsum("btd,dhk->bthk", h, self.value[...].astype(x.dtype))
-        out = placing.attend(q, k, v, positions, segments)
-        return jnp.einsum("bthk,hkd->btd", out, self.output[...].astype(x.dtype))
+
+        def heads(weight: nnx.Param) -> jax.Array:
+            flat = placing.columns(h, weight[...].astype(x.dtype).reshape(x.shape[-1], -1))
+            return flat.reshape(*x.shape[:2], *weight.shape[1:])
+
+        q, k = (rotate(heads(weight), positions, rope) for weight in (self.query, self.key))
+        out = placing.attend(q, k, heads(self.value), positions, segments)
+        weight = self.output[...].astype(x.dtype).reshape(-1, x.shape[-1])
+        return placing.rows(out.reshape(*x.shape[:2], -1), weight)
 
 
 class FeedForward(nnx.Module):
@@ -96,10 +117,10 @@ class FeedForward(nnx.Module):
         self.up = nnx.Param(_normal(rngs, (d, f)))
         self.down = nnx.Param(_normal(rngs, (f, d), depth=config.num_layers))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, placing: Placing) -> jax.Array:
         h = rms_norm(x, self.norm[...], self.epsilon)
-        gate = jax.nn.silu(h @ self.gate[...].astype(x.dtype))
-        return (gate * (h @ self.up[...].astype(x.dtype))) @ self.down[...].astype(x.dtype)
+        gate, up = (placing.columns(h, weight[...].astype(x.dtype)) for weight in (self.gate, self.up))
+        return placing.rows(swiglu(gate, up), self.down[...].astype(x.dtype))
 
 
 class Layer(nnx.Module):
@@ -110,8 +131,8 @@ class Layer(nnx.Module):
         self.mlp = FeedForward(config, rngs)
 
     def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing) -> jax.Array:
-        x = placing.hidden(x + self.attention(x, positions, segments, rope, placing))
-        return placing.hidden(x + self.mlp(x))
+        x = x + self.attention(x, positions, segments, rope, placing)
+        return x + self.mlp(x, placing)
 
 
 class Llama(nnx.Module):

@@ -7,12 +7,12 @@ axes. A dimension whose size the axes do not divide is refused before anything i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from ringworld.attention import ulysses_ring_attention
 from ringworld.errors import UserError
@@ -31,6 +31,7 @@ DIMENSION_AXES: Mapping[str, tuple[str, ...]] = {
     "mlp": ("tensor",),
 }
 HIDDEN = PartitionSpec(BATCH_AXES, SEQUENCE_AXES, None)  # activations [batch, tokens, embed] between blocks
+WIDE = PartitionSpec(BATCH_AXES, SEQUENCE_AXES, "tensor")  # [batch, tokens, heads x head_dim or mlp] inside a block
 HEADS = PartitionSpec(BATCH_AXES, SEQUENCE_AXES, "tensor", None)  # [batch, tokens, heads, head_dim]
 ROWS = PartitionSpec(BATCH_AXES, SEQUENCE_AXES)  # [batch, tokens]
 
@@ -61,20 +62,11 @@ def check(config: ModelConfig, mesh: Mesh) -> None:
         )
 
 
-def named(mesh: Mesh, spec: PartitionSpec) -> NamedSharding:
-    """A spec on a mesh."""
-    return NamedSharding(mesh, spec)
-
-
 class Layout:
-    """What the model's forward pass asks of the mesh: to keep activations sharded, and to attend across shards."""
+    """The operations of a forward pass that know the mesh; what lies between them works on each slot by itself."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-
-    def hidden(self, x: jax.Array) -> jax.Array:
-        """x [batch, tokens, embed], kept split over batch and sequence axes."""
-        return jax.lax.with_sharding_constraint(x, named(self.mesh, HIDDEN))
 
     def embed(self, table: jax.Array, tokens: jax.Array) -> jax.Array:
         """Rows of table [vocabulary, embed] for tokens [batch, tokens]: [batch, tokens, embed].
@@ -88,8 +80,27 @@ class Layout:
             found = table[jnp.clip(row, 0, table.shape[0] - 1)]
             return jax.lax.psum(jnp.where(mine[..., None], found, 0), "tensor")
 
-        specs = (PartitionSpec("tensor", None), ROWS)
-        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=HIDDEN, check_vma=False)(table, tokens)
+        return self._sharded(local, (PartitionSpec("tensor", None), ROWS), HIDDEN)(table, tokens)
+
+    def columns(self, x: jax.Array, weight: jax.Array) -> jax.Array:
+        """x [batch, tokens, in] @ weight [in, out split over tensor] -> [batch, tokens, out split over tensor].
+
+        The products run on the tokens of a shard as one axis: inside the compiler's own partitioning the two sharded axes
+        could not be joined, and a CPU multiplies arrays of rank 3 at half the speed.
+        """
+
+        def local(x: jax.Array, weight: jax.Array) -> jax.Array:
+            return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:2], -1)
+
+        return self._sharded(local, (HIDDEN, PartitionSpec(None, "tensor")), WIDE)(x, weight)
+
+    def rows(self, x: jax.Array, weight: jax.Array) -> jax.Array:
+        """x [batch, tokens, in split over tensor] @ weight [in split over tensor, out] -> [batch, tokens, out], summed."""
+
+        def local(x: jax.Array, weight: jax.Array) -> jax.Array:
+            return jax.lax.psum((x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:2], -1), "tensor")
+
+        return self._sharded(local, (WIDE, PartitionSpec("tensor", None)), HIDDEN)(x, weight)
 
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
         """Attention over the whole row: q [batch, tokens, heads, head_dim], k and v [.., kv_heads, ..] -> like q."""
@@ -102,7 +113,8 @@ class Layout:
                 q, k, v, positions=positions, segments=segments, ulysses_axis=ulysses, axis_name=ring
             )
 
-        specs = (HEADS, HEADS, HEADS, ROWS, ROWS)
+        return self._sharded(local, (HEADS, HEADS, HEADS, ROWS, ROWS), HEADS)(q, k, v, positions, segments)
+
+    def _sharded(self, local: Callable[..., jax.Array], in_specs: Any, out_specs: Any) -> Callable[..., jax.Array]:
         # check_vma=False: the ring's custom gradient moves device-varying values by hand.
-        sharded = jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=HEADS, check_vma=False)
-        return sharded(q, k, v, positions, segments)
+        return jax.shard_map(local, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)

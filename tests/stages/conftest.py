@@ -71,8 +71,6 @@ def _artifact(context: StageContext, result: Result, folder: Path) -> Artifact:
     stage = context.stage
     files = tuple(FileEntry(path, (folder / path).stat().st_size) for path in result.files)
     origin = Provenance(None, {}, "host", "", "", 0.0, 1)
-    manifest = Manifest(
-        stage.name, stage.recipe.kind, 1, stage.fingerprint, {}, {}, files, result.values, 1, 1, origin
-    )
+    manifest = Manifest(stage.name, stage.recipe.kind, 1, stage.fingerprint, {}, {}, files, result.values, 1, 1, origin)
     manifest.to_json()  # the values are JSON
     return Artifact(manifest, str(folder))

@@ -30,7 +30,7 @@ from stages.tokens import TokensRecipe, bucket_counts
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-WORDS = "the whale sea ship captain white harpoon deck storm night".split()
+WORDS = ["the", "whale", "sea", "ship", "captain", "white", "harpoon", "deck", "storm", "night"]
 
 
 def prose(seed: int, words: int) -> str:
@@ -130,6 +130,17 @@ def test_a_document_of_fewer_than_two_tokens_is_dropped_and_counted(tmp_path: Pa
     made = run_stage(documents, DocumentsRecipe(sources=(f"{tmp_path}/*.txt",), minimum_bytes=1))
     with pytest.raises(UserError, match="need two documents"):
         run_stage(tokens, TokensRecipe(), {"documents": made, "tokenizer": words})
+
+
+def test_documents_are_numbered_by_shard_whichever_task_ends_first(tmp_path: Path, run_stage: Any) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"{number} " + "the whale " * 150_000)
+    made = run_stage(documents, DocumentsRecipe(sources=(f"{tmp_path}/*.txt",)))
+    words = run_stage(tokenizer, TokenizerRecipe("bytes"), {"documents": made})
+    stored = run_stage(tokens, TokensRecipe(), {"documents": made, "tokenizer": words})
+    index = TokenStore.open(stored.path("tokens")).provenance()
+    assert index["shard"].to_pylist() == [0, 1, 2]
+    assert [Path(source).name for source in index["source"].to_pylist()] == ["0.txt", "1.txt", "2.txt"]
 
 
 def test_a_stage_that_is_asked_to_stop_stops(books: Path, run_stage: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from pathlib import Path
+from collections import deque
 
 import numpy as np
 import pyarrow as pa
@@ -185,8 +185,7 @@ def test_prefetch_leaves_no_threads_and_shows_errors(
     seen: list[Batch] = []
     monkeypatch.setattr(store, "read_many", broken)
     with pytest.raises(OSError, match="the disk is gone"):
-        for batch in loader.prefetch(0, 1000, depth=1):
-            seen.append(batch)
+        deque(map(seen.append, loader.prefetch(0, 1000, depth=1)), maxlen=0)
     assert len(seen) >= 3
     _wait_for_threads(before)
 

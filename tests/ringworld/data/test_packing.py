@@ -152,7 +152,9 @@ def test_weights_make_packing_invisible(slices: list[tuple[int, float]], random)
     losses = [np.array([random.random() for _ in range(length)]) for length in lengths]
     by_example = loss_weights(lengths, weights, "example")
     packed = sum(float((loss * weight).sum()) for loss, weight in zip(losses, by_example, strict=True))
-    assert packed == pytest.approx(np.mean([loss.mean() * weight for loss, weight in zip(losses, weights, strict=True)]))
+    assert packed == pytest.approx(
+        np.mean([loss.mean() * weight for loss, weight in zip(losses, weights, strict=True)])
+    )
     by_token = loss_weights(lengths, np.ones(len(lengths)), "token")
     packed = sum(float((loss * weight).sum()) for loss, weight in zip(losses, by_token, strict=True))
     assert packed == pytest.approx(np.concatenate(losses).mean())
