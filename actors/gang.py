@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.host import HostActor, HostStatus, tail
 from actors.ranks import HostInfo, coordination, rank_order
-from actors.reservation import Request, reserve
+from actors.reservation import Request, Turns, reserve
 from actors.tpu_slice import multislice_variables
 from infra.placement import Placement
 from infra.verdict import DONE, PREEMPTED, STALLED, USER_ERROR, RankExit, Verdict, classify
@@ -88,8 +88,9 @@ class _Rank:
 class Gang:
     """The hosts of one placement. A context manager; machines are asked for by the first `run`."""
 
-    def __init__(self, placement: Placement, name: str) -> None:
-        self._placement, self._name = placement, name
+    def __init__(self, placement: Placement, name: str, turns: Turns | None = None) -> None:
+        """turns: the queue in which it waits for machines; None for a gang that has no others beside it."""
+        self._placement, self._name, self._turns = placement, name, turns or Turns()
         self._request: Request | None = None
         self._ranks: list[_Rank] = []
 
@@ -162,7 +163,7 @@ class Gang:
 
     def _gather(self, run: _Run) -> GangExit | None:
         """Reserves the machines and waits for every host; the exit if that ends here, None when the ranks are ready."""
-        reserved = reserve(self._placement, self._name, run.stop, lambda note: run.look("waiting", note))
+        reserved = reserve(self._placement, self._name, self._turns, run.stop, lambda note: run.look("waiting", note))
         if reserved is None:
             return GangExit((), "preempted", f"{self._name} was stopped while waiting for {self._placement.request()}")
         group, self._request = reserved
@@ -358,9 +359,14 @@ class _Run:
             self.condemned = self.condemned or f"rank {rank.index} ended with {end.code} ({end.cause})"
 
 
-def gangs(placement: Placement, name: str) -> Gang:
-    """The factory that a flow hands to its stages as `context.gangs`."""
-    return Gang(placement, name)
+class Gangs:
+    """The factory that a flow hands to its stages as `context.gangs`; its gangs get machines in the order they ask."""
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+
+    def __call__(self, placement: Placement, name: str) -> Gang:
+        return Gang(placement, name, self._turns)
 
 
 def _actor_resources(resources: Mapping[str, float]) -> dict[str, Any]:

@@ -4,14 +4,18 @@
 - Machines that are merely busy are awaited without end. Machines that the cluster does not have in total are awaited
   for `placement.wait_seconds`, because an autoscaler may bring them; then the error names the resource that is short.
 - Waiting ends at once when `stop` is set.
+- The gangs of one driver are served in the order in which they asked (`Turns`): Ray grants whichever request it tries
+  first, and an evaluation would wait until the last training stage had let it by.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import ray
@@ -23,6 +27,7 @@ from infra.placement import Placement, shortage
 
 # Ray cuts the time-out of a placement group to whole seconds: with less, it would not wait at all.
 _LOOK_SECONDS = 1
+_QUEUE_SECONDS = 0.2
 
 
 class Request(Protocol):
@@ -56,6 +61,38 @@ class GroupRequest:
         remove_placement_group(self._group)
 
 
+@dataclass(eq=False)
+class _Ticket:
+    """A place in the queue. steps_aside: it waits for machines that do not exist yet, so others may go first."""
+
+    steps_aside: bool = False
+
+
+class Turns:
+    """The queue of the gangs of one driver."""
+
+    def __init__(self) -> None:
+        self._tickets: list[_Ticket] = []
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def ticket(self) -> Iterator[_Ticket]:
+        """A place at the end of the queue, given up at the end of the block."""
+        ticket = _Ticket()
+        with self._lock:
+            self._tickets.append(ticket)
+        try:
+            yield ticket
+        finally:
+            with self._lock:
+                self._tickets.remove(ticket)
+
+    def may_ask(self, ticket: _Ticket) -> bool:
+        """Whether everybody before has been served, or steps aside."""
+        with self._lock:
+            return all(before.steps_aside for before in self._tickets[: self._tickets.index(ticket)])
+
+
 def request(placement: Placement, name: str) -> Request:
     # Ray refuses a name that is taken, and the name of a group just given back stays taken for a moment.
     name = f"{name}-{secrets.token_hex(4)}"
@@ -63,13 +100,24 @@ def request(placement: Placement, name: str) -> Request:
 
 
 def reserve(
-    placement: Placement, name: str, stop: threading.Event, note: Callable[[str], None]
+    placement: Placement, name: str, turns: Turns, stop: threading.Event, note: Callable[[str], None]
 ) -> tuple[PlacementGroup, Request] | None:
     """The granted group and its request (release that one), or None when `stop` was set first.
 
     note: told what is awaited, about every second.
     Raises UserError when the cluster as a whole has been too small for `placement.wait_seconds`.
     """
+    with turns.ticket() as ticket:
+        while not turns.may_ask(ticket):
+            if stop.wait(_QUEUE_SECONDS):
+                return None
+            note(f"waiting for {placement.request()}: others asked first")
+        return _ask(placement, name, ticket, stop, note)
+
+
+def _ask(
+    placement: Placement, name: str, ticket: _Ticket, stop: threading.Event, note: Callable[[str], None]
+) -> tuple[PlacementGroup, Request] | None:
     asked = request(placement, name)
     granted = None
     try:
@@ -77,6 +125,7 @@ def reserve(
         # A grant is immediate on an idle cluster, and a look at all nodes is not free: wait first.
         while not stop.is_set() and (granted := asked.wait(_LOOK_SECONDS)) is None:
             lack = shortage(placement, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+            ticket.steps_aside = lack is not None
             short_since = None if lack is None else short_since or time.monotonic()
             waited = time.monotonic() - (short_since or time.monotonic())
             if lack is not None and waited >= placement.wait_seconds:

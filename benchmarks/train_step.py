@@ -114,7 +114,10 @@ def compare(length: int, runs: int) -> dict[str, float]:
     """Medians of both sides at one length, measured in turn."""
     workers = {
         side: subprocess.Popen(
-            [sys.executable, __file__, "--serve", side, str(length)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--serve", side, str(length)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for side in ("ours", "peer", "gemm")
     }
@@ -152,7 +155,9 @@ def _model_flops(length: int) -> float:
     from ringworld.model.config import ModelConfig
     from ringworld.train.flops import training_flops
 
-    config = ModelConfig(SIZES["vocabulary"], SIZES["layers"], SIZES["embed"], SIZES["heads"], SIZES["kv_heads"], 32, SIZES["mlp"])
+    config = ModelConfig(
+        SIZES["vocabulary"], SIZES["layers"], SIZES["embed"], SIZES["heads"], SIZES["kv_heads"], 32, SIZES["mlp"]
+    )
     return training_flops(config, length, length * (length + 1) // 2)
 
 
@@ -167,7 +172,9 @@ def main() -> None:
     if options.serve:
         serve(options.serve[0], int(options.serve[1]))
         return
-    print(f"{'tokens':>7} {'ringworld':>10} {'transformers':>13} {'ratio':>6} {'peak MiB':>16} {'GFLOP/s':>8} {'of GEMM':>8}")
+    print(
+        f"{'tokens':>7} {'ringworld':>10} {'transformers':>13} {'ratio':>6} {'peak MiB':>16} {'GFLOP/s':>8} {'of GEMM':>8}"
+    )
     rows = []
     for length in options.lengths:
         row = compare(length, options.runs)

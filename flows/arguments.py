@@ -79,10 +79,14 @@ def _texts(words: Sequence[str]) -> dict[str, object]:
     typed = dotlist(words)
     texts = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     fields = FlowArguments.__dataclass_fields__
-    return {key: value if str(fields[key].type).startswith(("bool", "int")) else texts[key] for key, value in typed.items()}
+    return {
+        key: value if str(fields[key].type).startswith(("bool", "int")) else texts[key] for key, value in typed.items()
+    }
 
 
 def _check_root(root: str) -> None:
     # Ray starts a submitted job in a temporary copy of the folder, which goes when the cluster does.
     if "RAY_JOB_ID" in os.environ and "://" not in root and not os.path.isabs(root):
-        raise UserError(f"root={root}: a submitted job runs in a temporary copy of your folder; give an absolute root=, or gs://")
+        raise UserError(
+            f"root={root}: a submitted job runs in a temporary copy of your folder; give an absolute root=, or gs://"
+        )

@@ -53,7 +53,8 @@ def run(flow: Flow) -> int:
         print_plan(todo)
         return 0
     todo.require_possible()
-    with stop_on_term() as stop, cluster(todo, flow) as gangs, Views(store, stages, flow.words) as views:
+    watching = Views(store, stages, chosen.curriculum, flow.words)
+    with stop_on_term() as stop, cluster(todo, flow) as gangs, watching as views:
         with Console() as console:
             outcome = runner.run(
                 stages,
@@ -76,12 +77,12 @@ def cluster(todo: Plan, flow: Flow) -> Iterator[object]:
     if not any(step.due for step in todo.steps):
         yield None
         return
-    from actors.gang import gangs
+    from actors.gang import Gangs
     from actors.local import start_ray
 
     # By name only: a gang of two hosts also runs on a machine of one core.
     with start_ray(num_cpus=max(os.cpu_count() or 1, flow.site.hosts)):
-        yield gangs
+        yield Gangs()
 
 
 @contextlib.contextmanager

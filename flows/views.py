@@ -7,6 +7,7 @@ each change of state, MLflow every few seconds; each in a thread of its own.
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -24,14 +25,15 @@ from infra.tracking import Tracker, choose_target
 
 _LOG = logging.getLogger(__name__)
 PAGE_SECONDS = 5.0  # between two writings of the page
-CLOSE_SECONDS = 20.0  # for MLflow's last words
+CLOSE_SECONDS = 20.0  # for the last words of each
 
 
 class Views:
     """An observer of one run, and a context manager around it."""
 
-    def __init__(self, store: Store, stages: Sequence[Stage], words: Sequence[str]) -> None:
-        self._store, self._stages, self._command = store, stages, " ".join(words)
+    def __init__(self, store: Store, stages: Sequence[Stage], curriculum: str, words: Sequence[str]) -> None:
+        self._store, self._stages = store, stages
+        self._curriculum, self._command = curriculum, shlex.join(["python", "flows/full_curriculum.py", *words])
         self._states: dict[str, str] = {}
         self._target = choose_target(store.root)
         self._tracker = Tracker(store, store.run, stages, self._target)
@@ -44,7 +46,9 @@ class Views:
         self._writer.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self._finished:
             self._end()
 
@@ -52,7 +56,11 @@ class Views:
         """Write both a last time; where they are, for people."""
         complete = self._end()
         tracked = redact_text(self._target.uri) if self._target.uri else self._target.note
-        late = "" if complete or not self._target.uri else " (not up to date: the next run of this command writes the rest)"
+        late = (
+            ""
+            if complete or not self._target.uri
+            else " (not up to date: the next run of this command writes the rest)"
+        )
         return f"report  {self._store.url('report.html')}\nmlflow  {tracked}{late}"
 
     def on_plan(self, plan: Plan) -> None:
@@ -77,7 +85,7 @@ class Views:
         self._finished = True
         self._closing.set()
         self._changed.set()
-        self._writer.join()
+        self._writer.join(CLOSE_SECONDS)
         return self._tracker.close(CLOSE_SECONDS)
 
     def _keep_writing(self) -> None:
@@ -86,8 +94,10 @@ class Views:
             self._changed.clear()
             last = self._closing.is_set()
             try:
-                write_report(self._store, self._stages, dict(self._states), self._command)
-            except OSError as error:  # a full disk must not end the run for want of a page
+                write_report(self._store, self._stages, dict(self._states), self._command, self._curriculum)
+            # The boundary: a full disk, a damaged manifest, storage that does not answer. None may end the run for want of
+            # a page, and the next change writes it again.
+            except Exception as error:
                 _LOG.warning("the report page could not be written: %s", error)
             if last:
                 return

@@ -7,6 +7,7 @@ config is data: nothing in it is ever executed, and only OmegaConf's plain inter
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,23 @@ def compose(folder: Path, name: str, overrides: Sequence[str] = ()) -> dict[str,
         known = sorted(found.stem for found in folder.glob("*.yaml"))
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"{folder.name}: no {name!r}{hint}; there are {', '.join(known)}, or give a path to a .yaml file")
+        raise UserError(
+            f"{folder.name}: no {name!r}{hint}; there are {', '.join(known)}, or give a path to a .yaml file"
+        )
     try:
-        config = OmegaConf.create(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        written = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(written, dict):
+            raise UserError(f"{path}: holds a {type(written).__name__}; a config is a mapping of keys")
+        config = OmegaConf.create(written)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not a YAML mapping: {error}") from None
     merged = OmegaConf.merge(config, dotlist(overrides))
+    _refuse_resolvers(path, OmegaConf.to_yaml(merged))
     try:
         plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {error}") from None
-    if not isinstance(plain, dict):
-        raise UserError(f"{path}: holds a list; a config is a mapping of keys")
+    assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
@@ -54,3 +60,9 @@ def dotlist(arguments: Sequence[str]) -> Any:
         return OmegaConf.from_dotlist(list(arguments))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"arguments {' '.join(arguments)}: {error}") from None
+
+
+def _refuse_resolvers(path: Path, text: str) -> None:
+    # ${oc.env:NAME} would carry a secret of this machine into a recipe, and so into manifests and pages.
+    if found := re.search(r"\$\{[^}]*:[^}]*\}?", text):
+        raise UserError(f"{path}: {found.group(0)!r}: only plain references to other keys, such as ${{base}}, are read")

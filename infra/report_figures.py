@@ -1,4 +1,4 @@
-"""Figures of the report: graph of stages, curves over tokens, bars. Numbers in, inline SVG out; colours are the CSS's."""
+"""Figures of the report: graph of stages, curves over tokens, bars. Numbers in, SVG out; colours are the CSS's."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def graph(nodes: Sequence[Node]) -> Html:
     """
     columns = _columns(nodes)
     rows = _rows(nodes, columns)
-    box_width = max(88, 14 + max(int(6.9 * len(node.name)) for node in nodes))
-    box_height, gap_x, gap_y = 44, 30, 26
+    longest = max(max(7.3 * len(node.name), 11 + 6.2 * len(node.note or node.word)) for node in nodes)
+    box_width, box_height, gap_x, gap_y = 20 + int(longest), 44, 20, 26
     edges = _reduced(nodes)
     longest_arc = max((columns[b] - columns[a] for a, b in edges if rows[a] == rows[b]), default=1)
     top = 8 + (10 + 9 * longest_arc if longest_arc > 1 else 0)
@@ -83,10 +83,11 @@ def graph(nodes: Sequence[Node]) -> Html:
                 element("text", {"x": x + 21, "y": y + 35, "class": "note"}, node.note or node.word),
             )
         )
-    # Shown at its own size: scaled down, the names could not be read. A wide graph scrolls.
+    # Shrunk to the page as far as names can still be read; beyond that it scrolls.
+    size = f"width:100%;max-width:{width}px;min-width:{int(0.7 * width)}px"
     return element(
         "svg",
-        {"viewBox": f"0 0 {width} {height}", "width": width, "height": height, "class": "graph", "role": "img"},
+        {"viewBox": f"0 0 {width} {height}", "style": size, "class": "graph", "role": "img"},
         element("title", None, "Stages of the run and what each is made from"),
         *parts,
     )
@@ -241,12 +242,12 @@ def _thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[flo
 
 
 def _smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Moving mean over a window of a twelfth of the points, symmetric, narrower at both ends."""
+    """Moving mean over a twelfth of the points. Narrower at the start, where a steep fall would be flattened."""
     reach = len(points) // 24
     smooth = []
     for index, (x, _) in enumerate(points):
-        near = min(reach, index, len(points) - 1 - index)
-        window = points[index - near : index + near + 1]
+        near = min(reach, index)
+        window = points[index - near : index + near + 1]  # at the end: what there is
         smooth.append((x, sum(y for _, y in window) / len(window)))
     return smooth
 

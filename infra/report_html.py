@@ -28,17 +28,20 @@ STATES = {
     "running": "running",
     "failed": "failed",
     "waiting": "waiting",
+    "finished": "done",
+    "retrying": "running",
     "reuse": "reused",
-    "run": "running",
-    "resume": "running",
+    "run": "waiting",
+    "resume": "waiting",
     "wait": "waiting",
     "blocked": "waiting",
     "drift": "failed",
-    "stopped": "failed",
+    "stopped": "waiting",
 }
 """State of a stage -> its colour; any other word is shown as it is, coloured as waiting."""
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_NEEDLES = "Needles found, by document length and depth"
 _DOT = Html('<i class="dot"></i>')
 _MANY = 40  # rows of a list that a person would still read
 
@@ -117,7 +120,7 @@ def _summary(data: ReportData) -> str:
             f"At positions past the previous stage's length it fell in {_of(fell, len(past), 'extension')}: "
             + ("the longer context is used." if fell == len(past) else "not every extension paid off.")
         )
-    failed = [stage.name for stage in data.stages if STATES.get(stage.state) == "failed"]
+    failed = [stage.name for stage in data.stages if stage.state == "failed"]
     if failed:
         sentences.append(f"Failed: {', '.join(failed)}.")
     return " ".join(sentences) or "Nothing has been trained yet; what is known so far is below."
@@ -133,7 +136,7 @@ def _stages(data: ReportData) -> Html | None:
             tuple(stage.inputs.values()),
             STATES.get(stage.state, "waiting"),
             stage.state,
-            " · ".join([stage.state, *([duration(stage.seconds)] if stage.seconds is not None else [])]),
+            _box_note(stage),
         )
         for stage in data.stages
     ]
@@ -149,6 +152,12 @@ def _stages(data: ReportData) -> Html | None:
             element("div", {"class": "legend"}, *legend),
         ),
     )
+
+
+def _box_note(stage: StageReport) -> str:
+    if stage.seconds is None or STATES.get(stage.state) not in ("done", "reused"):
+        return stage.state
+    return f"{stage.state} · {duration(stage.seconds)}"
 
 
 def _training(data: ReportData) -> Html | None:
@@ -234,33 +243,28 @@ def _before_after(values: Mapping[str, Any], before: str, after: str) -> tuple[H
 
 
 def _pictures(data: ReportData) -> Html | None:
-    figures = []
+    """Pictures of the same name side by side, so that stages can be compared."""
+    groups: dict[str, list[Html]] = {}
     for stage in data.stages:
         for picture in stage.pictures:
-            caption = f"{stage.name}: {_caption(picture.name)}"
-            figures.append(
-                element(
-                    "figure",
-                    None,
-                    element("img", {"src": picture.uri, "alt": caption, "loading": "lazy"}),
-                    element("figcaption", None, caption),
-                )
-            )
-    if not figures:
+            image = element("img", {"src": picture.uri, "alt": f"{stage.name}: {_caption(picture.name)}"})
+            caption = element("figcaption", None, stage.name)
+            groups.setdefault(_caption(picture.name), []).append(element("figure", None, image, caption))
+    if not groups:
         return None
     return _section(
         "Needles and loss by position",
         "A needle is one sentence (a city and its number) hidden at some depth of a long document; a cell says how "
         "often the model repeats the number. Loss by position shows what each further token of context is worth.",
-        element("div", {"class": "pictures"}, *figures),
+        *(
+            element("div", None, element("h3", None, title), element("div", {"class": "pictures"}, *figures))
+            for title, figures in sorted(groups.items(), key=lambda group: group[0] != _NEEDLES)
+        ),
     )
 
 
 def _caption(name: str) -> str:
-    known = {
-        "needle.png": "needles found, by document length and depth",
-        "loss_by_position.png": "held-out loss by position in the document, before and after",
-    }
+    known = {"needle.png": _NEEDLES, "loss_by_position.png": "Held-out loss by position in the document"}
     return known.get(name.rpartition("/")[2], name)
 
 
@@ -301,7 +305,8 @@ def _documents(data: ReportData) -> Html | None:
         parts.append(element("div", {"class": "tiles"}, *(_tile(*fact) for fact in facts if fact)))
         histogram = _amounts(values.get("histogram"))
         if histogram:
-            named = {_length_name(name): amount for name, amount in histogram.items()}
+            ordered = sorted(histogram.items(), key=lambda item: int(item[0]) if item[0].isdecimal() else math.inf)
+            named = {_length_name(name): amount for name, amount in ordered}
             title = element("h3", None, "Documents by length in tokens")
             parts.append(element("div", {"class": "card"}, title, bars(named, "documents")))
     shown = [part for part in parts if part and part != '<div class="tiles"></div>']

@@ -21,12 +21,13 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 44px 28px 72px; }
+main { max-width: 1180px; margin: 0 auto; padding: 44px 28px 72px; }
 h1 { font-size: 34px; line-height: 1.15; letter-spacing: -.02em; margin: 2px 0 8px; font-weight: 650;
   overflow-wrap: anywhere; }
 h2 { font-size: 20px; letter-spacing: -.01em; margin: 48px 0 4px; font-weight: 620; }
 h3 { font-size: 15px; margin: 22px 0 8px; font-weight: 620; }
 p { margin: 4px 0 14px; max-width: 76ch; }
+.card > h3:first-child, .columns h3 { margin-top: 0; }
 .soft, .lead { color: var(--soft); }
 .eyebrow { color: var(--accent); font-size: 13px; font-weight: 600; letter-spacing: .08em; text-transform: uppercase;
   }
@@ -76,14 +77,14 @@ svg { display: block; } svg text { font-family: inherit; fill: var(--soft); font
 .legend { display: flex; flex-wrap: wrap; gap: 6px 20px; color: var(--soft); font-size: 13px; margin: 12px 0 0; }
 .dot { display: inline-block; width: 9px; height: 9px; border-radius: 50%; background: var(--s); margin-right: 7px; }
 .pill { display: inline-flex; align-items: center; font-size: 12.5px; color: var(--soft); white-space: nowrap; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 14px; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 14px; }
 figure { margin: 0; background: #ffffff; border: 1px solid var(--line); border-radius: 14px; padding: 14px;
   color: #22252b; }
 figure img { width: 100%; display: block; border-radius: 6px; }
 figcaption { font-size: 13px; color: #5a606b; margin-top: 8px; overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 8px 40px; }
 .bars { display: grid; gap: 7px; }
-.bar { display: grid; grid-template-columns: minmax(84px, 38%) 1fr 70px; gap: 12px; align-items: center;
+.bar { display: grid; grid-template-columns: minmax(84px, min(38%, 180px)) 1fr 70px; gap: 12px; align-items: center;
   font-size: 13.5px; }
 .bar-name { overflow-wrap: anywhere; } .bar-figure { text-align: right; font-variant-numeric: tabular-nums; }
 .bar-track { background: var(--grid); border-radius: 5px; height: 10px; } .bar-track i { display: block; height: 10px;
@@ -97,7 +98,7 @@ summary b { font-weight: 600; } summary b::before { content: "\\203A"; display: 
 details[open] > summary b::before { transform: translateX(-3px) rotate(90deg); }
 summary span { color: var(--soft); font-size: 13.5px; font-variant-numeric: tabular-nums; }
 .inside { padding: 0 0 20px 15px; } .inside td { padding: 4px 14px 4px 0; font-size: 13.5px; }
-.inside td:first-child { color: var(--soft); width: 44%; }
+.inside td:first-child { color: var(--soft); width: 52%; }
 footer { color: var(--soft); font-size: 13px; margin-top: 48px; }
 @media print { body { background: #fff; } .card, .tile, figure { break-inside: avoid; } }
 @media (max-width: 640px) { main { padding: 26px 16px; } summary { grid-template-columns: 1fr 1fr; } }

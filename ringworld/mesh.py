@@ -52,15 +52,9 @@ class MeshSpec:
     def __str__(self) -> str:
         return ",".join(f"{axis}={size}" for axis, size in zip(AXES, dataclasses.astuple(self), strict=True))
 
-    @property
-    def sequence_shards(self) -> int:
-        """Number of shards of the sequence axis (of a resolved mesh)."""
-        return self.ring * self.ulysses
-
-    @property
-    def batch_shards(self) -> int:
-        """Number of shards of the batch axis (of a resolved mesh)."""
-        return self.data * self.fsdp
+    def sizes(self) -> dict[str, int]:
+        """Axis name -> size, as a jax mesh's `shape`."""
+        return dataclasses.asdict(self)
 
     def resolved(self, devices: int) -> MeshSpec:
         """The same mesh with -1 replaced, for a count of devices. Raises UserError where they do not multiply."""

@@ -62,7 +62,9 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
         return _convert_any([argument for argument in arguments if argument is not type(None)], value, at)
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
-            raise UserError(f"{at}={value!r}: allowed: {', '.join(map(str, arguments))}{_nearest(str(value), arguments)}")
+            raise UserError(
+                f"{at}={value!r}: allowed: {', '.join(map(str, arguments))}{_nearest(str(value), arguments)}"
+            )
         return value
     if origin is tuple:
         return _convert_tuple(arguments, value, at)
@@ -91,7 +93,9 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, at: str) -> tuple[Any
         return tuple(_convert(arguments[0], item, f"{at}[{index}]") for index, item in enumerate(value))
     if len(value) != len(arguments):
         raise UserError(f"{at}={list(value)!r}: expected {len(arguments)} values")
-    return tuple(_convert(hint, item, f"{at}[{index}]") for index, (hint, item) in enumerate(zip(arguments, value, strict=True)))
+    return tuple(
+        _convert(hint, item, f"{at}[{index}]") for index, (hint, item) in enumerate(zip(arguments, value, strict=True))
+    )
 
 
 def _scalar(hint: Any, value: Any, at: str) -> Any:

@@ -20,8 +20,10 @@ from ringworld.errors import UserError
 from ringworld.evaluate.recipe import EvaluateRecipe, NeedleConfig
 from ringworld.mesh import parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.sharding import check
 from ringworld.strict import from_mapping
-from ringworld.train.recipe import OptimizerConfig, TrainRecipe
+from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
+from ringworld.train.step import check_batch
 from stages import documents, evaluate, pack, tokenizer, tokens, train
 from stages.documents import DocumentsRecipe
 from stages.pack import PackRecipe
@@ -37,7 +39,7 @@ class Sources:
     field: str = "text"
     column: str = "text"
     installed_bytes: int = 1 << 18
-    max_document_bytes: int = 1 << 30
+    max_document_bytes: int = 1 << 28
     minimum_bytes: int = 64
 
 
@@ -48,7 +50,7 @@ class TokenizerConfig:
     kind: str = "bpe"
     vocabulary: int = 2048
     path: str = ""
-    sample_bytes: int = 1 << 24
+    sample_bytes: int = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,20 @@ class Site:
     stages: Mapping[str, StagePlace] = field(default_factory=dict)
     wait_seconds: float = 60.0
 
+    def __post_init__(self) -> None:
+        if self.hosts < 1 or any(own.hosts is not None and own.hosts < 1 for own in self.stages.values()):
+            raise UserError(f"placement.hosts={self.hosts}: 1 or more")
+        for own in (self, *self.stages.values()):
+            if own.mesh is not None:
+                parse_mesh(own.mesh)
+
+    def devices(self, stage: str) -> int | None:
+        """Devices of a stage's hosts together, as JAX will count them; None where only the hosts know."""
+        hosts = self.stages.get(stage, StagePlace()).hosts or self.hosts
+        if self.kind == "cpu":
+            return None if "XLA_FLAGS" in self.env else hosts
+        return int(hosts * self.resources[self.kind.upper()])
+
     def place(self, stage: str, options: Mapping[str, Any]) -> Placement:
         """The placement of a stage, with these execution options."""
         own = self.stages.get(stage, StagePlace())
@@ -180,8 +196,6 @@ class Site:
         resources = dict(self.resources)
         if resources.get("CPU") == 0:
             resources["CPU"] = float(max(1, (os.cpu_count() or 1) // hosts))
-        mesh = own.mesh or self.mesh
-        parse_mesh(mesh)
         return Placement(
             hosts=hosts,
             resources=resources,
@@ -189,7 +203,7 @@ class Site:
             topology=self.topology,
             accelerator=self.accelerator,
             slices=self.slices,
-            mesh=mesh,
+            mesh=own.mesh or self.mesh,
             env=dict(self.env),
             options={**options, **own.options},
             wait_seconds=self.wait_seconds,
@@ -223,15 +237,25 @@ def load_site(mapping: Mapping[str, Any]) -> Site:
 
 def build(curriculum: Curriculum, site: Site) -> list[Stage]:
     """The graph, in an order in which every stage comes after its inputs."""
-    unknown = sorted(set(site.stages) - set(curriculum.stages))
-    if unknown and not set(site.stages) & set(curriculum.stages):
-        raise UserError(f"placement.stages names {unknown}, the curriculum has {', '.join(curriculum.stages)}")
     data = _data_stages(curriculum)
     made: dict[str, Stage] = {stage.name: stage for stage in data}
     for name in curriculum.stages:
         for stage in _training_stages(name, curriculum, site, made):
             made[stage.name] = stage
     return list(made.values())
+
+
+def check_mesh(stage: Stage, devices: int | None) -> None:
+    """UserError where a training stage's mesh cannot hold its model or its batch: before any work, not on the cluster."""
+    if devices is None:
+        return
+    try:
+        options = from_mapping(TrainOptions, dict(stage.placement.options), at="options")
+        sizes = parse_mesh(stage.placement.mesh).resolved(devices).sizes()
+        check(stage.recipe.model, sizes)
+        check_batch(stage.recipe, options, sizes)
+    except UserError as error:
+        raise UserError(f"placement of {stage.name}: {error}") from None
 
 
 def length_label(sequence: int) -> str:
@@ -306,6 +330,7 @@ def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mappin
         site.place(name, site.train),
         code_version=train.CODE_VERSION,
     )
+    check_mesh(training, site.devices(name))
     return [packed, training, _evaluation(name, curriculum, site, made, training, parent)]
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ringworld.data.packing import evaluation_rows
 from ringworld.data.loader import Loader
+from ringworld.data.packing import evaluation_rows
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import Tokenizer, check_same, load_tokenizer
 from ringworld.errors import UserError
@@ -39,7 +39,7 @@ def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
     recipe, inputs = job.recipe, job.inputs
     vigil = Vigil(job.options.stall_seconds, job.options.stall_seconds)
     mesh = make_mesh(mesh_spec)
-    check(recipe.model, mesh)
+    check(recipe.model, mesh.shape)
     store, tokenizer = TokenStore.open(inputs.tokens), load_tokenizer(inputs.tokenizer)
     check_same(store.info.tokenizer_hash, tokenizer.hash, f"evaluation of {inputs.tokens}")
     scorer = Scorer(recipe.model, mesh, recipe.dtype, job.options.loss_chunk)
@@ -102,7 +102,9 @@ def weights_before(job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
     if job.recipe.before_rope is not None:
         raise UserError("before_rope is given, but inputs.before names no weights")
     shardings = param_shardings(job.recipe.model, mesh)
-    return jax.jit(lambda key: init_params(job.recipe.model, key), out_shardings=shardings)(jax.random.key(job.recipe.seed))
+    return jax.jit(lambda key: init_params(job.recipe.model, key), out_shardings=shardings)(
+        jax.random.key(job.recipe.seed)
+    )
 
 
 def _load(path: str, job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
@@ -115,7 +117,12 @@ def _load(path: str, job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
 
 
 def _figures(
-    job: EvaluateJob, before: PositionLoss, after: PositionLoss, cells: Sequence[Cell], refused: dict[int, str], rows: int
+    job: EvaluateJob,
+    before: PositionLoss,
+    after: PositionLoss,
+    cells: Sequence[Cell],
+    refused: dict[int, str],
+    rows: int,
 ) -> dict[str, Any]:
     return {
         "sequence": job.recipe.sequence,

@@ -15,15 +15,7 @@ import numpy as np
 from ringworld.evaluate.recipe import NeedleConfig
 from ringworld.evaluate.scorer import Rows
 
-CITIES = (
-    "Accra Addis-Ababa Algiers Almaty Amman Amsterdam Ankara Athens Auckland Baghdad Baku Bamako Bangkok Barcelona Beirut "
-    "Belgrade Berlin Bogota Boston Brisbane Brussels Bucharest Budapest Cairo Calgary Caracas Casablanca Chennai Chicago "
-    "Copenhagen Dakar Damascus Delhi Denver Dhaka Doha Dubai Dublin Durban Edinburgh Geneva Glasgow Guayaquil Hamburg Hanoi "
-    "Harare Havana Helsinki Houston Istanbul Jakarta Kabul Kampala Karachi Kathmandu Khartoum Kigali Kingston Krakow Kyiv "
-    "Lagos Lahore Lausanne Lima Lisbon Ljubljana London Luanda Lusaka Lyon Madrid Manila Maputo Marseille Melbourne Miami "
-    "Milan Minsk Montreal Mumbai Munich Nairobi Naples Osaka Oslo Ottawa Palermo Paris Perth Prague Quito Reykjavik Riga "
-    "Rome Santiago Seoul Stockholm Tallinn Tunis Vienna"
-).split()
+CITIES = ["Accra", "Addis-Ababa", "Algiers", "Almaty", "Amman", "Amsterdam", "Ankara", "Athens", "Auckland", "Baghdad", "Baku", "Bamako", "Bangkok", "Barcelona", "Beirut", "Belgrade", "Berlin", "Bogota", "Boston", "Brisbane", "Brussels", "Bucharest", "Budapest", "Cairo", "Calgary", "Caracas", "Casablanca", "Chennai", "Chicago", "Copenhagen", "Dakar", "Damascus", "Delhi", "Denver", "Dhaka", "Doha", "Dubai", "Dublin", "Durban", "Edinburgh", "Geneva", "Glasgow", "Guayaquil", "Hamburg", "Hanoi", "Harare", "Havana", "Helsinki", "Houston", "Istanbul", "Jakarta", "Kabul", "Kampala", "Karachi", "Kathmandu", "Khartoum", "Kigali", "Kingston", "Krakow", "Kyiv", "Lagos", "Lahore", "Lausanne", "Lima", "Lisbon", "Ljubljana", "London", "Luanda", "Lusaka", "Lyon", "Madrid", "Manila", "Maputo", "Marseille", "Melbourne", "Miami", "Milan", "Minsk", "Montreal", "Mumbai", "Munich", "Nairobi", "Naples", "Osaka", "Oslo", "Ottawa", "Palermo", "Paris", "Perth", "Prague", "Quito", "Reykjavik", "Riga", "Rome", "Santiago", "Seoul", "Stockholm", "Tallinn", "Tunis", "Vienna"]
 BOUNDARY_REACH = 64  # tokens that a needle may move towards the beginning to follow the end of a sentence
 
 

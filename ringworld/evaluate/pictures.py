@@ -21,7 +21,9 @@ def draw_loss_by_position(path: str, before: PositionLoss, after: PositionLoss, 
     figure, axes = plt.subplots(figsize=(6.4, 3.4), dpi=130, layout="constrained")
     for loss, color, label in ((before, BEFORE, "before"), (after, AFTER, "after")):
         centers = (np.array(loss.edges[:-1]) + np.array(loss.edges[1:])) / 2
-        axes.plot(centers, loss.spans, color=color, linewidth=2, marker="o", markersize=3.5, label=f"{label}: {loss.mean:.3f}")
+        axes.plot(
+            centers, loss.spans, color=color, linewidth=2, marker="o", markersize=3.5, label=f"{label}: {loss.mean:.3f}"
+        )
     if past:
         axes.axvline(past, color=MUTED, linewidth=1, linestyle=":")
         axes.annotate(
@@ -41,7 +43,9 @@ def draw_needle(path: str, cells: Sequence[Cell]) -> None:
     """Two heat maps over lengths x depths: prompts answered exactly, answer tokens said rightly."""
     lengths = sorted({cell.length for cell in cells})
     depths = sorted({cell.depth for cell in cells})
-    figure, panels = plt.subplots(1, 2, figsize=(7.6, 0.9 + 0.44 * len(depths)), dpi=130, layout="constrained", sharey=True)
+    figure, panels = plt.subplots(
+        1, 2, figsize=(7.6, 0.9 + 0.44 * len(depths)), dpi=130, layout="constrained", sharey=True
+    )
     for axes, name, title in zip(panels, ("exact", "digits"), ("number found", "answer tokens right"), strict=True):
         grid = np.full((len(depths), len(lengths)), np.nan)
         for cell in cells:

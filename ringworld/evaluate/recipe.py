@@ -23,7 +23,9 @@ class NeedleConfig:
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1 or self.rounds < 1:
-            raise UserError(f"needle.lengths={list(self.lengths)}, rounds={self.rounds}: give lengths and rounds of 1 or more")
+            raise UserError(
+                f"needle.lengths={list(self.lengths)}, rounds={self.rounds}: give lengths and rounds of 1 or more"
+            )
         if not self.depths or not all(0 <= depth <= 1 for depth in self.depths):
             raise UserError(f"needle.depths={list(self.depths)}: depths lie in 0..1")
 

@@ -30,11 +30,15 @@ class RopeConfig:
         if self.theta <= 1:
             raise UserError(f"rope.theta={self.theta}: the base must be above 1, as in 10000.0")
         if self.scaling == "none" and self.factor != 1.0:
-            raise UserError(f"rope.factor={self.factor} with scaling none does nothing; give scaling linear, ntk or yarn")
+            raise UserError(
+                f"rope.factor={self.factor} with scaling none does nothing; give scaling linear, ntk or yarn"
+            )
         if self.factor < 1.0:
             raise UserError(f"rope.factor={self.factor}: a context is stretched by 1 or more")
         if self.scaling == "yarn" and self.original_length < 1:
-            raise UserError("rope.scaling=yarn needs rope.original_length, the context that the weights were trained at")
+            raise UserError(
+                "rope.scaling=yarn needs rope.original_length, the context that the weights were trained at"
+            )
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,4 @@ class ModelConfig:
 
     def same_weights(self, other: ModelConfig) -> bool:
         """Whether weights of one serve the other: everything but the rotary positions is equal."""
-        return all(
-            getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__ if name != "rope"
-        )
+        return all(getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__ if name != "rope")

@@ -116,7 +116,9 @@ class _Files:
         self._folder = folder
         names = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
         if not names:
-            raise UserError(f"{folder}: no .safetensors files (pickled .bin weights are never read; convert them first)")
+            raise UserError(
+                f"{folder}: no .safetensors files (pickled .bin weights are never read; convert them first)"
+            )
         self._open = [safe_open(os.path.join(folder, name), framework="flax") for name in names]
         self._where = {key: handle for handle in self._open for key in handle.keys()}  # noqa: SIM118 (not a mapping)
 

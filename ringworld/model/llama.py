@@ -93,7 +93,9 @@ class Attention(nnx.Module):
         self.value = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
         self.output = nnx.Param(_normal(rngs, (config.num_heads, k, d), depth=config.num_layers))
 
-    def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing
+    ) -> jax.Array:
         h = rms_norm(x, self.norm[...], self.epsilon)
 
         def heads(weight: nnx.Param) -> jax.Array:
@@ -130,7 +132,9 @@ class Layer(nnx.Module):
         self.attention = Attention(config, rngs)
         self.mlp = FeedForward(config, rngs)
 
-    def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, placing: Placing
+    ) -> jax.Array:
         x = x + self.attention(x, positions, segments, rope, placing)
         return x + self.mlp(x, placing)
 

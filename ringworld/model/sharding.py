@@ -41,9 +41,8 @@ def spec_of(dims: tuple[str, ...]) -> PartitionSpec:
     return PartitionSpec(*(DIMENSION_AXES[dim] or None for dim in dims))
 
 
-def check(config: ModelConfig, mesh: Mesh) -> None:
-    """Raise UserError, naming the size and what would work, where the mesh cannot hold the model."""
-    sizes = dict(mesh.shape)
+def check(config: ModelConfig, sizes: Mapping[str, int]) -> None:
+    """Raise UserError, naming the size and what would work, where a mesh of these axis sizes cannot hold the model."""
     shards = math.prod(sizes[axis] for axis in DIMENSION_AXES["embed"])
     for name, size, parts, axis in (
         ("vocabulary", config.vocabulary, sizes["tensor"], "tensor"),
@@ -54,7 +53,9 @@ def check(config: ModelConfig, mesh: Mesh) -> None:
     ):
         if size % parts:
             fits = [n for n in range(1, parts + 1) if size % n == 0]
-            raise UserError(f"mesh {axis}={parts} does not divide model.{name}={size}; the nearest that does is {fits[-1]}")
+            raise UserError(
+                f"mesh {axis}={parts} does not divide model.{name}={size}; the nearest that does is {fits[-1]}"
+            )
     if config.num_heads // sizes["tensor"] % sizes["ulysses"]:
         raise UserError(
             f"mesh ulysses={sizes['ulysses']} does not divide the {config.num_heads // sizes['tensor']} heads that tensor="

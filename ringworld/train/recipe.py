@@ -77,7 +77,9 @@ class TrainRecipe:
         if self.steps < 1:
             raise UserError(f"steps={self.steps}: train for 1 step or more")
         if (self.init == "huggingface") != bool(self.init_folder):
-            raise UserError(f"init={self.init} with init_folder={self.init_folder!r}: the folder goes with init=huggingface")
+            raise UserError(
+                f"init={self.init} with init_folder={self.init_folder!r}: the folder goes with init=huggingface"
+            )
 
     @property
     def rows(self) -> int:
@@ -136,7 +138,9 @@ class TrainJob:
         rows = self.options.microbatch_rows
         if rows and self.recipe.rows % rows:
             fits = [n for n in range(1, self.recipe.rows + 1) if self.recipe.rows % n == 0]
-            raise UserError(f"options.microbatch_rows={rows} does not divide {self.recipe.rows} rows a batch; use one of {fits}")
+            raise UserError(
+                f"options.microbatch_rows={rows} does not divide {self.recipe.rows} rows a batch; use one of {fits}"
+            )
 
     def save(self, path: str) -> None:
         """Write the job as YAML."""

@@ -7,6 +7,7 @@ state and its metrics (the old state's memory is reused). The state is a plain t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.errors import UserError
 from ringworld.mesh import ROWS
+from ringworld.model.config import ModelConfig
 from ringworld.model.llama import Params, abstract_params, bind, init_params, parameter_dims
 from ringworld.model.rope import make_rope
 from ringworld.model.sharding import Layout, check, spec_of
@@ -54,8 +56,8 @@ class TrainStep:
     mesh: Mesh
 
     def __post_init__(self) -> None:
-        check(self.recipe.model, self.mesh)
-        check_batch(self.recipe, self.options, self.mesh)
+        check(self.recipe.model, self.mesh.shape)
+        check_batch(self.recipe, self.options, self.mesh.shape)
 
     def init(self, key: jax.Array) -> State:
         """A fresh state, made sharded: no device ever holds the whole model."""
@@ -109,7 +111,7 @@ class TrainStep:
         updates, optimizer = self._optimizer().update(gradients, state["optimizer"], state["params"])
         metrics = Metrics(
             loss=loss,
-            gradient_norm=optax.global_norm(gradients),
+            gradient_norm=optax.tree.norm(gradients),
             learning_rate=jnp.float32(learning_rate(self.recipe.optimizer, self.recipe.steps)(state["step"])),
         )
         params = optax.apply_updates(state["params"], updates)
@@ -143,7 +145,12 @@ class TrainStep:
             remat=jax.checkpoint if self.options.remat == "layer" else None,
         )
         return cross_entropy(
-            hidden, model.output_weight(), batch.targets, batch.loss_weight, mesh=self.mesh, chunk=self.options.loss_chunk
+            hidden,
+            model.output_weight(),
+            batch.targets,
+            batch.loss_weight,
+            mesh=self.mesh,
+            chunk=self.options.loss_chunk,
         )
 
     def _optimizer(self) -> optax.GradientTransformation:
@@ -153,17 +160,17 @@ class TrainStep:
         return param_shardings(self.recipe.model, self.mesh)
 
 
-def param_shardings(config: Any, mesh: Mesh) -> Params:
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
     """NamedSharding of every weight of a model, by the table of dimension names."""
     return jax.tree.map(
         lambda dims: NamedSharding(mesh, spec_of(dims)), parameter_dims(config), is_leaf=lambda x: isinstance(x, tuple)
     )
 
 
-def check_batch(recipe: TrainRecipe, options: TrainOptions, mesh: Mesh) -> None:
+def check_batch(recipe: TrainRecipe, options: TrainOptions, sizes: Mapping[str, int]) -> None:
     """Raise UserError where the mesh does not divide the sequence or the rows of a (micro)batch."""
-    sequence_shards = mesh.shape["ring"] * mesh.shape["ulysses"]
-    batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    sequence_shards = sizes["ring"] * sizes["ulysses"]
+    batch_shards = sizes["data"] * sizes["fsdp"]
     if recipe.sequence % sequence_shards:
         fits = max(n for n in range(1, sequence_shards + 1) if recipe.sequence % n == 0)
         raise UserError(

@@ -192,5 +192,3 @@ def _bounds(slices: list[slice], size: int) -> slice:
 def _within(piece: slice, outer: slice, size: int) -> slice:
     start, stop, _ = piece.indices(size)
     return slice(start - outer.start, stop - outer.start)
-
-

@@ -24,7 +24,8 @@ def test_everything_inside_a_secret_mapping_is_hidden():
 @pytest.mark.parametrize(
     "value",
     [{"tokens": 5}, {"tokens_per_second": 1.5}, {"tokenizer": "bytes"}, {"num_key_value_heads": 8},
-     {"batch_tokens": 4096}, {"token": None}, {"sources": ["gs://bucket/books/*.txt", "/a/b@c/d.txt"]}, {"init": "mailto:a@b.c"}],
+     {"batch_tokens": 4096}, {"token": None},
+     {"sources": ["gs://bucket/books/*.txt", "/a/b@c/d.txt"]}, {"init": "mailto:a@b.c"}],
 )  # fmt: skip
 def test_what_only_sounds_secret_stays(value):
     assert redact(value) == value

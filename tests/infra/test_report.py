@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from bs4 import BeautifulSoup
@@ -121,7 +121,7 @@ def write_run(store, stages, needle=NEEDLE, position=POSITION):
         )
 
 
-def page(store):
+def page(store) -> Any:
     return BeautifulSoup(store.read("report.html").data.decode(), "html.parser")
 
 
@@ -199,7 +199,7 @@ def test_a_run_in_the_middle_shows_its_states_and_the_steps_so_far(store, stages
     finish(store, stages["tokens"], {"histogram": None, "tokens": "many"})
     write_steps(store, stages["text-512"], count=1)
     finish(store, stages["eval-512"], {"loss_before": None, "needle_exact": "x", "loss_after": 3.0})
-    states = {"documents": "done", "text-512": "running", "tokenizer": "failed", "eval-512": "odd"}
+    states = {"documents": "finished", "text-512": "retrying", "tokenizer": "failed", "eval-512": "odd"}
     write_report(store, stages.values(), states)
     soup = page(store)
     assert [node.select_one("text.name").text for node in soup.select("g.running")] == ["text-512"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -209,16 +208,17 @@ assert "mlflow" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_deleted_database_is_filled_again(store, stage, database, target):
+def test_a_deleted_database_is_filled_again(store, stage, target, tmp_path):
     write_steps(store, stage, count=2)
     finish(store, stage, {})
-    copy = database.with_name("deleted.db")
-    shutil.copy(database, copy)
-    there = Target(f"sqlite:///{copy}", target.artifacts)
-    Tracker(store, "tiny", [stage], there).sync()
-    copy.unlink()
-    shutil.copy(database, copy.with_name("empty.db"))
-    assert Tracker(store, "tiny", [stage], there)._synced == {}
+    Tracker(store, "tiny", [stage], target).sync()
+    gone = Target(f"sqlite:///{tmp_path / 'gone.db'}", target.artifacts)
+    put(
+        store, CACHE, store.read(CACHE).data.replace(str(target.uri).encode(), str(gone.uri).encode())
+    )  # says: all is written
+    Tracker(store, "tiny", [stage], gone).sync()
+    client, (child,) = runs_of(gone, store)
+    assert losses(client, child) == expected_losses(store, stage)
 
 
 def test_where_tracking_goes(tmp_path):
@@ -315,15 +315,15 @@ def test_a_dead_server_delays_nothing_and_gets_what_it_missed(server, store, sta
     began = time.monotonic()
     tracker.start()  # nobody listens yet
     assert time.monotonic() - began < 0.1
-    wait_until(lambda: "MLflow at" in caplog.text, 20)
+    wait_until(lambda: "MLflow at" in caplog.text, 40)
     server.start()
-    wait_until(lambda: not tracker._behind, 20)
+    wait_until(lambda: not tracker._behind, 40)
     server.kill()
     write_steps(store, stage, count=25, start=100)
+    wait_until(lambda: caplog.text.count("MLflow at") >= 2, 40)
     began = time.monotonic()
-    wait_until(lambda: caplog.text.count("MLflow at") >= 2, 20)
-    assert tracker.close(1.0) is False  # bounded: the server is dead
-    assert time.monotonic() - began < 22
+    assert tracker.close(1.0) is False
+    assert time.monotonic() - began < 3
     tracker._thread.join(30)  # as the end of its process would: it must not write beside the next driver
     ours = [record for record in caplog.records if record.name == "infra.tracking" and "trying again" in record.message]
     assert len(ours) <= 3  # one per outage (a server that is just coming up may count as one), not one per try
@@ -331,7 +331,7 @@ def test_a_dead_server_delays_nothing_and_gets_what_it_missed(server, store, sta
     finish(store, stage, {"final_loss": 2.0}, {"evaluation.json": b"{}"})
     following = Tracker(store, "tiny", [stage], there)
     following.start()
-    assert following.close(20)
+    assert following.close(40)
     client, (child,) = runs_of(there, store)
     assert losses(client, child) == expected_losses(store, stage)
     assert child.info.status == "FINISHED"

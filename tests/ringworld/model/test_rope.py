@@ -55,12 +55,12 @@ def test_yarn_keeps_fast_pairs_and_stretches_slow_ones():
     assert scaled[0] == plain[0]
     assert plain[-1] / scaled[-1] == pytest.approx(8.0, rel=1e-5)
     assert np.all(np.diff(plain / scaled) >= -1e-6)
-    assert float(make_rope(RopeConfig(1e4, "yarn", 8.0, 2048), HEAD_DIM).magnitude) == pytest.approx(0.1 * np.log(8) + 1)
+    assert float(make_rope(RopeConfig(1e4, "yarn", 8.0, 2048), HEAD_DIM).magnitude) == pytest.approx(
+        0.1 * np.log(8) + 1
+    )
 
 
-@pytest.mark.parametrize(
-    "arguments", [(1.0,), (1e4, "none", 2.0), (1e4, "linear", 0.5), (1e4, "yarn", 4.0)], ids=str
-)
+@pytest.mark.parametrize("arguments", [(1.0,), (1e4, "none", 2.0), (1e4, "linear", 0.5), (1e4, "yarn", 4.0)], ids=str)
 def test_a_scaling_that_cannot_be_is_refused(arguments):
     with pytest.raises(UserError):
         RopeConfig(*arguments)

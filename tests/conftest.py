@@ -1,4 +1,4 @@
-"""Eight CPU devices for every test of ringworld: set before the first import of JAX."""
+"""For every test: JAX on eight CPU devices, decided before anything imports it."""
 
 import os
 

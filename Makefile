@@ -1,0 +1,43 @@
+# make setup | curriculum | test | lint | bench
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: setup curriculum test lint format bench parity clean
+
+setup: $(VENV)/ready
+
+# --no-deps: requirements.lock names every package, so nothing is left to resolve.
+$(VENV)/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not here; PYTHON=/path/to/python3.11 make $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The tiny curriculum, end to end: make curriculum ARGS="sources.text=books/*.txt run=books"
+curriculum: setup
+	$(BIN)/python flows/full_curriculum.py curriculum=tiny placement=local $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The peers of the benchmarks and of the parity tests: torch for the CPU, 200 MB.
+parity: setup
+	$(BIN)/python -m pip install --quiet "torch==2.13.0"
+
+bench: parity
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf $(VENV) *.egg-info

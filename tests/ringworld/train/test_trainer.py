@@ -1,0 +1,202 @@
+"""The training loop: it learns, it resumes bit by bit, it keeps going on other meshes, it stops on what is not finite."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ringworld.errors import UserError
+from ringworld.mesh import MeshSpec, parse_mesh
+from ringworld.model.config import ModelConfig
+from ringworld.model.llama import abstract_params
+from ringworld.train import trainer
+from ringworld.train.checkpoint import load_params
+from ringworld.train.progress import read_progress
+from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, TrainOptions, TrainRecipe, load_job
+from ringworld.train.vigil import EXIT_DONE, EXIT_PREEMPTED
+from tests.ringworld.corpus import prose, write_corpus, write_plan
+
+MODEL = ModelConfig(
+    vocabulary=264,
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_dim=48,
+    tied_embeddings=True,
+)
+ONE = MeshSpec(fsdp=1)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """The meshes here are small: only as many devices as a mesh names."""
+    make = trainer.make_mesh
+
+    def of_size(spec):
+        return make(spec, jax.devices()[: int(np.prod(dataclasses.astuple(spec)))])
+
+    monkeypatch.setattr(trainer, "make_mesh", of_size)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    store = write_corpus(folder, [prose(seed, 12 + 5 * seed) for seed in range(12)])
+    return TrainInputs(plan=write_plan(folder, store, 64), tokens=str(folder / "tokens"), output="")
+
+
+def job(corpus, output, steps=8, rate=1e-2, **options):
+    recipe = TrainRecipe(
+        model=MODEL, sequence=64, batch_tokens=256, steps=steps, optimizer=OptimizerConfig(rate, warmup_steps=2)
+    )
+    output.mkdir(exist_ok=True)
+    inputs = dataclasses.replace(corpus, output=str(output))
+    return TrainJob(recipe, inputs, TrainOptions(**{"save_every": 3, **options}))
+
+
+def losses(state):
+    return [record.loss for record in read_progress(state / "progress.jsonl")]
+
+
+def params(output):
+    return load_params(str(output / "params"), abstract_params(MODEL))
+
+
+@pytest.fixture(scope="module")
+def calm(corpus, tmp_path_factory):
+    """An undisturbed run of 8 steps."""
+    folder = tmp_path_factory.mktemp("calm")
+    made = job(corpus, folder / "out")
+    mesh = trainer.make_mesh
+    trainer.make_mesh = lambda spec: mesh(spec, jax.devices()[:1])
+    try:
+        assert trainer.train(made, str(folder / "state"), ONE) == EXIT_DONE
+    finally:
+        trainer.make_mesh = mesh
+    return folder
+
+
+def test_the_loss_falls(calm):
+    run = losses(calm / "state")
+    assert len(run) == 8
+    assert run[-1] < run[0] - 0.5
+
+
+def test_a_job_asked_to_stop_saves_and_resumes_bit_by_bit(corpus, calm, tmp_path):
+    made, state = job(corpus, tmp_path / "out", save_every=100), tmp_path / "state"
+
+    def ask_after_some_steps():
+        while len(losses(state) if (state / "progress.jsonl").exists() else []) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask_after_some_steps)
+    asking.start()
+    first = trainer.train(made, str(state), ONE)
+    asking.join()
+    assert first == EXIT_PREEMPTED
+    assert 2 <= len(losses(state)) < 8
+    assert trainer.train(made, str(state), ONE) == EXIT_DONE
+    assert losses(state) == losses(calm / "state")
+    jax.tree.map(np.testing.assert_array_equal, params(tmp_path / "out"), params(calm / "out"))
+
+
+def test_steps_after_the_last_checkpoint_of_a_dead_job_are_trained_again_and_counted_once(corpus, calm, tmp_path):
+    made, state = job(corpus, tmp_path / "out", steps=8), tmp_path / "state"
+    checkpoints = trainer.Checkpoints
+
+    class DiesAfterSix(checkpoints):
+        def save(self, step, state):
+            super().save(step, state)
+            if step == 6:
+                self.wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "Checkpoints", DiesAfterSix)
+        patch.setattr(trainer, "save_params", lambda *_: (_ for _ in ()).throw(OSError("the machine went away")))
+        with pytest.raises(OSError, match="went away"):
+            trainer.train(made, str(state), ONE)
+    # The file says 8 steps; make the newest checkpoint 6, as if the death had come before the last save was durable.
+    import shutil
+
+    shutil.rmtree(state / "checkpoints" / "8")
+    assert trainer.train(made, str(state), ONE) == EXIT_DONE
+    assert [record.step for record in read_progress(state / "progress.jsonl")] == list(range(1, 9))
+    assert losses(state) == losses(calm / "state")
+
+
+@pytest.mark.parametrize("mesh", ["fsdp=1,ring=4", "fsdp=2,tensor=2"])
+def test_a_job_resumes_on_another_mesh_with_the_same_batches(corpus, calm, tmp_path, mesh):
+    import shutil
+
+    shutil.copytree(calm / "state", tmp_path / "state")
+    shutil.rmtree(tmp_path / "state" / "checkpoints" / "8")
+    made = job(corpus, tmp_path / "out", remat="layer", microbatch_rows=2)
+    assert trainer.train(made, str(tmp_path / "state"), parse_mesh(mesh)) == EXIT_DONE
+    np.testing.assert_allclose(losses(tmp_path / "state"), losses(calm / "state"), rtol=2e-5)
+
+
+def test_a_stage_starts_from_the_weights_of_another_with_a_fresh_optimizer(corpus, calm, tmp_path):
+    made = job(corpus, tmp_path / "out", steps=1)
+    made = dataclasses.replace(
+        made,
+        recipe=dataclasses.replace(made.recipe, init="params"),
+        inputs=dataclasses.replace(made.inputs, params=str(calm / "out" / "params")),
+    )
+    assert trainer.train(made, str(tmp_path / "state"), ONE) == EXIT_DONE
+    assert losses(tmp_path / "state")[0] < losses(calm / "state")[1]
+    assert read_progress(tmp_path / "state" / "progress.jsonl")[0].learning_rate == pytest.approx(0.005)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows_and_keeps_the_checkpoint_before(corpus, tmp_path):
+    made, state = job(corpus, tmp_path / "out", rate=1e30, save_every=1), tmp_path / "state"
+    with pytest.raises(UserError) as error:
+        trainer.train(made, str(state), ONE)
+    step = len(losses(state)) + 1
+    assert f"step {step}:" in str(error.value)
+    assert "rows [" in str(error.value)
+    assert str(step - 1) in os.listdir(state / "checkpoints")
+    assert str(step) not in os.listdir(state / "checkpoints")
+
+
+def test_weights_of_another_model_are_refused_by_name(calm, tmp_path):
+    other = dataclasses.replace(MODEL, mlp_dim=50)
+    with pytest.raises(UserError, match=r"layers.mlp.down is \(2, 48, 32\) there and \(2, 50, 32\)"):
+        load_params(str(calm / "out" / "params"), abstract_params(other))
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(corpus, tmp_path):
+    made = job(corpus, tmp_path / "out")
+    small = dataclasses.replace(made.recipe, model=dataclasses.replace(MODEL, vocabulary=100))
+    with pytest.raises(UserError, match=r"vocabulary=100 is smaller than the tokenizer's 258"):
+        trainer.open_loader(dataclasses.replace(made, recipe=small))
+
+
+def test_a_job_file_reads_back_as_it_was_written(corpus, tmp_path):
+    made = job(corpus, tmp_path / "out")
+    made.save(str(tmp_path / "job.yaml"))
+    assert load_job(str(tmp_path / "job.yaml")) == made
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_tokens": 100}, r"batch_tokens=100 is not a multiple of sequence=64; the nearest is 128"),
+        ({"steps": 0}, "steps=0"),
+        ({"sequence": 1}, "sequence=1"),
+        ({"init": "huggingface"}, "init_folder"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(corpus, tmp_path, change, said):
+    with pytest.raises(UserError, match=said):
+        dataclasses.replace(job(corpus, tmp_path / "out").recipe, **change)

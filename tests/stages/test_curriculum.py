@@ -1,0 +1,118 @@
+"""Curricula and placements: the shipped files build, identity holds no placement, and what cannot be is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.config import compose
+from infra.stage import Stage
+from ringworld.errors import UserError
+from stages.curriculum import build, length_label, load_curriculum, load_site
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CURRICULA = sorted(path.stem for path in (CONFIGS / "curricula").glob("*.yaml"))
+PLACEMENTS = sorted(path.stem for path in (CONFIGS / "placements").glob("*.yaml"))
+
+
+def graph(curriculum="tiny", placement="local", words=(), placing=()) -> dict[str, Stage]:
+    stages = build(
+        load_curriculum(compose(CONFIGS / "curricula", curriculum, words)),
+        load_site(compose(CONFIGS / "placements", placement, placing)),
+    )
+    return {stage.name: stage for stage in stages}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_stage_is_the_same_stage_wherever_it_is_placed(placement):
+    prints = {name: stage.fingerprint for name, stage in graph("lwm_7b", placement).items()}
+    assert prints == {name: stage.fingerprint for name, stage in graph("lwm_7b", "local").items()}
+
+
+@pytest.mark.parametrize("curriculum", CURRICULA)
+def test_every_shipped_curriculum_builds(curriculum):
+    assert {stage.recipe.kind for stage in graph(curriculum).values()} >= {"documents", "tokens", "pack", "train", "evaluate"}
+
+
+def test_each_text_stage_starts_from_the_one_before_with_a_larger_theta():
+    stages = graph()
+    chain = ["text-512", "text-1k", "text-2k", "text-4k", "text-8k"]
+    for before, after in zip(chain, chain[1:], strict=False):
+        assert stages[after].inputs["params"] is stages[before]
+        assert stages[after].recipe.model.rope.theta > stages[before].recipe.model.rope.theta
+        evaluation = stages[f"evaluate-{after}"]
+        assert evaluation.inputs["before"] is stages[before]
+        assert evaluation.recipe.before_rope == stages[before].recipe.model.rope
+        assert evaluation.recipe.past == stages[before].recipe.sequence
+
+
+def test_lwm_7b_states_the_papers_text_stages():
+    stages = graph("lwm_7b", "v4_512")
+    facts = {
+        "text-32k": (2**15, 1e6, 1200, "fsdp=-1,tensor=4"),
+        "text-128k": (2**17, 1e7, 3000, "fsdp=-1,tensor=8"),
+        "text-256k": (2**18, 1e7, 3000, "fsdp=-1,tensor=16"),
+        "text-512k": (2**19, 2.5e7, 720, "fsdp=-1,tensor=16,ring=2"),
+        "text-1m": (2**20, 5e7, 450, "fsdp=-1,tensor=16,ring=4"),
+    }
+    for name, (sequence, theta, steps, mesh) in facts.items():
+        recipe = stages[name].recipe
+        assert (recipe.sequence, recipe.model.rope.theta, recipe.steps) == (sequence, theta, steps)
+        assert recipe.batch_tokens == 2**22
+        assert stages[name].placement.mesh == mesh
+    for length in ("128k", "256k", "512k", "1m"):
+        chat = stages[f"text-chat-{length}"]
+        assert chat.inputs["params"] is stages[f"text-{length}"]
+        assert chat.recipe.model.rope == stages[f"text-{length}"].recipe.model.rope
+
+
+def test_a_change_upstream_changes_identities_downstream_and_nowhere_else():
+    before, after = graph(), graph(words=["stages.text-2k.steps=49"])
+    changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
+    assert changed == {"text-2k", "evaluate-text-2k", "text-4k", "evaluate-text-4k", "text-8k", "evaluate-text-8k"}
+
+
+def test_hosts_share_this_machines_processors():
+    one, two = (graph(placing=[f"hosts={n}"])["text-512"].placement for n in (1, 2))
+    assert two.hosts == 2
+    assert two.resources["CPU"] == max(1, one.resources["CPU"] // 2)
+
+
+def test_sources_may_be_one_word():
+    assert graph(words=["sources.text=a/*.txt,b.md"])["documents"].recipe.sources == ("a/*.txt", "b.md")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stages.text-1k.stepz=3"], r"curriculum.stages.text-1k.stepz: unknown key \(did you mean steps\?\)"),
+        (["stages.text-1k.steps=many"], r"curriculum.stages.text-1k.steps='many': expected a whole number"),
+        (["model.num_kv_heads=3"], "num_kv_heads=3 does not divide num_heads=4; use one of"),
+        (["stages.text-1k.sequence=1000"], r"text-1k: sequence=1000, so its name ends in -1000"),
+        (["stages.text-1k.after=text-8k"], r"text-1k.after='text-8k': must be a stage above it"),
+        (["stages.text-1k.batch_tokens=1500"], "batch_tokens=1500 is not a multiple of sequence=1024"),
+        (["tokenizer.kind=wordpiece"], "wordpiece.*bpe"),
+        (["seeds=3"], r"curriculum.seeds: unknown key \(did you mean seed\?\)"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_key_value_and_remedy(words, said):
+    with pytest.raises(UserError, match=said):
+        graph(words=words)
+
+
+@pytest.mark.parametrize(
+    ("placing", "said"),
+    [
+        (["mesh.rings=2"], "'rings'"),
+        (["mesh.ring=two"], "'two'"),
+        (["train.savings=2"], "savings"),
+        (["kind=quantum"], "quantum"),
+    ],
+)
+def test_a_placement_that_cannot_be_is_refused_before_any_work(placing, said):
+    with pytest.raises(UserError, match=said):
+        graph(placing=placing)
+
+
+def test_lengths_have_names():
+    assert [length_label(n) for n in (512, 1024, 8192, 1000, 1 << 20)] == ["512", "1k", "8k", "1000", "1m"]
+

@@ -1,0 +1,97 @@
+"""Killed in the middle of a stage, whatever was killed: the rerun ends with the same losses, bit by bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.system import flow
+
+STAGE = "text-256"
+OPTIONS = ("only=text-256", "placement.train.save_every=5")
+
+
+@pytest.fixture
+def running(prepared, sources):
+    """A flow that has trained past a checkpoint of its stage; whatever is left of it is ended afterwards."""
+    root = prepared(STAGE)
+    process = flow.start(root, sources, *OPTIONS)
+    try:
+        flow.until(lambda: len(flow.losses(root, STAGE)) >= 12, process)
+        yield root, process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def same_as_calm(root, calm) -> None:
+    assert flow.losses(root, STAGE) == flow.losses(calm, STAGE)
+    assert flow.manifest(root, STAGE)["fingerprint"] == flow.manifest(calm, STAGE)["fingerprint"]
+
+
+def test_kill_9_of_the_trainer_is_survived_by_the_running_flow(running, calm):
+    root, process = running
+    (trainer,) = flow.trainers(root)
+    trainer.kill()
+    assert process.wait(120) == 0
+    same_as_calm(root, calm)
+    assert flow.manifest(root, STAGE)["attempt"] == 2
+
+
+def test_kill_9_of_the_host_actor_takes_its_trainer_along_and_is_survived(running, calm):
+    root, process = running
+    (trainer,) = flow.trainers(root)
+    actor = psutil.Process(trainer.pid).parent()
+    assert actor is not None
+    assert "HostActor" in " ".join(actor.cmdline())
+    actor.kill()
+    assert process.wait(120) == 0
+    assert not flow.alive([trainer])
+    same_as_calm(root, calm)
+
+
+def test_kill_9_of_the_driver_leaves_no_trainer_and_the_same_command_resumes(running, calm, sources):
+    root, process = running
+    family = flow.family(process)
+    (trainer,) = flow.trainers(root)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 20
+    while flow.alive([trainer]):
+        assert time.monotonic() < end, "the trainer outlived its driver"
+        time.sleep(0.1)
+    assert flow.manifest(root, STAGE) is None
+    ended = flow.run(root, sources, *OPTIONS)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "resum" in ended.stdout
+    same_as_calm(root, calm)
+    for left in flow.alive(family):  # Ray's own helpers of the killed driver take up to a minute to notice
+        left.kill()
+
+
+def test_ctrl_c_leaves_no_children_within_10_seconds_and_the_same_command_resumes(running, calm, sources):
+    root, process = running
+    family = flow.family(process)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 130
+    while flow.alive(family):
+        assert time.monotonic() - started < 10, [left.cmdline() for left in flow.alive(family)]
+        time.sleep(0.1)
+    assert flow.manifest(root, STAGE) is None
+    ended = flow.run(root, sources, *OPTIONS)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    same_as_calm(root, calm)
+
+
+def test_a_second_driver_is_refused_and_told_who_the_first_is(running, sources):
+    root, process = running
+    second = flow.run(root, sources, *OPTIONS)
+    assert second.returncode == 2
+    assert str(process.pid) in second.stderr
+    assert process.poll() is None
