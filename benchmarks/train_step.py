@@ -3,8 +3,8 @@
     python benchmarks/train_step.py [--lengths 4096 16384] [--runs 5] [--json FILE]
 
 Both sides do the same work: forward, backward and AdamW of one Llama (4 layers x 256, 8 heads, 4 key-value heads,
-feed-forward 688, vocabulary 1000), float32, one causal document, batch 1. Each side runs in a process of its own, the two in
-turn, A B A B; the median of the runs after a warm-up counts. Needs the `parity` extra for the peer.
+feed-forward 688, vocabulary 1000), float32, one causal document, batch 1. Each side runs in a process of its own, the
+two in turn, A B A B; the median of the runs after a warm-up counts. Needs the `parity` extra for the peer.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def ours(length: int) -> Callable[[], float]:
 
 def peer(length: int) -> Callable[[], float]:
     """The same step by transformers' Llama and torch's AdamW."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] (an extra)
     import transformers
 
-    config = transformers.LlamaConfig(
+    config = transformers.LlamaConfig(  # pyright: ignore[reportCallIssue] (typed by the fields, takes any)
         vocab_size=SIZES["vocabulary"], hidden_size=SIZES["embed"], intermediate_size=SIZES["mlp"],
         num_hidden_layers=SIZES["layers"], num_attention_heads=SIZES["heads"], num_key_value_heads=SIZES["kv_heads"],
         max_position_embeddings=length, attn_implementation="sdpa", use_cache=False,
@@ -173,7 +173,8 @@ def main() -> None:
         serve(options.serve[0], int(options.serve[1]))
         return
     print(
-        f"{'tokens':>7} {'ringworld':>10} {'transformers':>13} {'ratio':>6} {'peak MiB':>16} {'GFLOP/s':>8} {'of GEMM':>8}"
+        f"{'tokens':>7} {'ringworld':>10} {'transformers':>13} {'ratio':>6} {'peak MiB':>16} {'GFLOP/s':>8} "
+        f"{'of GEMM':>8}"
     )
     rows = []
     for length in options.lengths:

@@ -15,6 +15,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# Run as a file, Python looks for imports beside it. A submitted job brings the house along, but does not install it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flows.arguments import HELP, Flow, parse
 from flows.views import Views
@@ -29,7 +33,7 @@ from stages.curriculum import build
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the flow; 0 when all is done, 1 when a stage failed, 2 for what cannot work as given, 130 when interrupted."""
+    """Run the flow; 0: all done, 1: a stage failed, 2: it cannot work as given, 130: interrupted."""
     if {"-h", "--help", "help"} & set(words):
         print(HELP, end="")
         return 0

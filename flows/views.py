@@ -1,7 +1,7 @@
 """What a run leaves for people: the report page and the MLflow experiment, kept up to date while it works.
 
-Both are views: they are made from what storage holds, may be deleted, and never stop a run. The page is written again at
-each change of state, MLflow every few seconds; each in a thread of its own.
+Both are views: they are made from what storage holds, may be deleted, and never stop a run. The page is written again
+at each change of state, MLflow every few seconds; each in a thread of its own.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Views:
             last = self._closing.is_set()
             try:
                 write_report(self._store, self._stages, dict(self._states), self._command, self._curriculum)
-            # The boundary: a full disk, a damaged manifest, storage that does not answer. None may end the run for want of
-            # a page, and the next change writes it again.
+            # The boundary: a full disk, a damaged manifest, storage that does not answer. None may end the run for want
+            # of a page, and the next change writes it again.
             except Exception as error:
                 _LOG.warning("the report page could not be written: %s", error)
             if last:

@@ -20,7 +20,8 @@ from infra.errors import UserError
 
 
 def compose(folder: Path, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """`folder/NAME.yaml` (or the path NAME, if it ends in .yaml) with dotlist overrides such as `stages.text-1k.steps=5`.
+    """`folder/NAME.yaml` (or the path NAME, if it ends in .yaml) with dotlist overrides such as
+    `stages.text-1k.steps=5`.
 
     Raises UserError for a name that is not there (listing those that are), a file that is not YAML, an override without
     `=`, or one that would put a value inside a value.

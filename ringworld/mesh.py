@@ -6,8 +6,8 @@
     ulysses  the sequence; attention exchanges it for heads by all-to-all (inside a host)
     ring     the sequence; attention passes keys and values around it (between hosts)
 
-One axis may be -1: what is left of the devices. Axis order is the order above, so neighbours on `ring` are neighbours in
-the device list.
+One axis may be -1: what is left of the devices. Axis order is the order above, so neighbours on `ring` are neighbours
+in the device list.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Mappings from outside become frozen dataclasses here, and nowhere else.
 
-A recipe arrives as YAML or as a command line's overrides: plain mappings. `from_mapping` turns one into the dataclass that
-states what is allowed, and refuses everything else by its full key: an unknown key (with the nearest known one), a wrong
-type, a missing value. No value is ever converted silently, except an integer where a float is asked for.
+A recipe arrives as YAML or as a command line's overrides: plain mappings. `from_mapping` turns one into the dataclass
+that states what is allowed, and refuses everything else by its full key: an unknown key (with the nearest known one), a
+wrong type, a missing value. No value is ever converted silently, except an integer where a float is asked for.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def _convert(hint: Any, value: Any, at: str) -> Any:
 
 
 def _convert_any(hints: Sequence[Any], value: Any, at: str) -> Any:
-    for hint in hints:
+    for hint in hints[:-1]:
         try:
             return _convert(hint, value, at)
-        except UserError as error:
-            last = error
-    raise last
+        except UserError:
+            continue  # the last one's refusal is the one to tell
+    return _convert(hints[-1], value, at)
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, at: str) -> tuple[Any, ...]:

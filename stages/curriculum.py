@@ -1,7 +1,9 @@
 """A curriculum is data; this file says what it may hold and builds the graph of stages from it.
 
     documents -> tokenizer -> tokens -> pack-text-512 -> text-512 -> evaluate-text-512
-                                     -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's weights)
+                                     -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's
+                                     weights)
+                  -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...    (a branch, from text-1k's weights)
 
 Each training stage gets a packing plan and an evaluation of its own. What a stage is (`Curriculum`) and where it runs
 (`Site`) come from two files and never mix: a fingerprint holds nothing of the second.
@@ -24,18 +26,27 @@ from ringworld.model.sharding import check
 from ringworld.strict import from_mapping
 from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
 from ringworld.train.step import check_batch
-from stages import documents, evaluate, pack, tokenizer, tokens, train
+from stages import conversations, documents, evaluate, pack, pack_conversations, tokenizer, tokens, train
+from stages.conversations import ConversationsRecipe
 from stages.documents import DocumentsRecipe
 from stages.pack import PackRecipe
+from stages.pack_conversations import PackConversationsRecipe, check_mixture
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
+
+CORPORA = ("chat", "qa")  # of conversations: the names in `Sources` and in a mixture
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where documents come from. text: paths, globs and folders, local or gs://, or `installed`."""
+    """Where documents come from. text: paths, globs and folders, local or gs://, or `installed`.
+
+    chat, qa: files of conversations, .jsonl (.gz, .zst) or .parquet; needed where a stage's mixture names them.
+    """
 
     text: tuple[str, ...] = ("installed",)
+    chat: tuple[str, ...] = ()
+    qa: tuple[str, ...] = ()
     field: str = "text"
     column: str = "text"
     installed_bytes: int = 1 << 18
@@ -75,7 +86,9 @@ class Training:
     after        the stage whose weights it starts from; empty: the curriculum's `base`
     theta        RoPE base; rope: any further scaling (see RopeConfig), instead of theta
     lengths      documents of so many tokens only, [least, most]; most may be null
-    weigh_by     token (each token the same) or example (each document window the same)
+    weigh_by     token (each token the same) or example (each document window or conversation the same)
+    data         text, or chat: whole conversations, of which the loss counts the answers
+    mixture      chat only: the share of the rows drawn from each corpus of conversations, chat and qa
     """
 
     sequence: int
@@ -90,6 +103,19 @@ class Training:
     minimum_rate: float = 0.0
     lengths: tuple[int, int | None] = (2, None)
     weigh_by: Literal["token", "example"] = "token"
+    data: Literal["text", "chat"] = "text"
+    mixture: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.data == "text":
+            if self.mixture:
+                raise UserError(f"mixture={dict(self.mixture)} mixes conversations; set data: chat, or leave it out")
+            return
+        if unknown := sorted(set(self.mixture) - set(CORPORA)):
+            raise UserError(f"mixture.{unknown[0]}: no such corpus of conversations; allowed: {', '.join(CORPORA)}")
+        check_mixture(self.mixture)
+        if self.lengths != (2, None):
+            raise UserError(f"lengths={list(self.lengths)} filters text; a chat stage takes all that fits a row")
 
 
 @dataclass(frozen=True)
@@ -157,7 +183,8 @@ class StagePlace:
 
 @dataclass(frozen=True)
 class Site:
-    """A placement file: where training runs, with exceptions by stage. CPU: 0 means this machine's cores, shared evenly.
+    """A placement file: where training runs, with exceptions by stage. CPU: 0 means this machine's cores, shared
+    evenly.
 
     train and evaluate: execution options of ringworld.train and ringworld.evaluate.
     """
@@ -214,9 +241,14 @@ def load_curriculum(mapping: Mapping[str, Any]) -> Curriculum:
     """A Curriculum from a config's mapping. UserError names the key, the value and what is allowed."""
     mapping = dict(mapping)
     sources = mapping.get("sources")
-    if isinstance(sources, Mapping) and isinstance(sources.get("text"), str):
+    if isinstance(sources, Mapping):
         # A person writes sources.text=books/*.txt; a list is what it means.
-        mapping["sources"] = {**sources, "text": [part.strip() for part in sources["text"].split(",") if part.strip()]}
+        mapping["sources"] = {
+            key: [part.strip() for part in given.split(",") if part.strip()]
+            if key in ("text", *CORPORA) and isinstance(given, str)
+            else given
+            for key, given in sources.items()
+        }
     return from_mapping(Curriculum, mapping, at="curriculum")
 
 
@@ -245,17 +277,17 @@ def build(curriculum: Curriculum, site: Site) -> list[Stage]:
     return list(made.values())
 
 
-def check_mesh(stage: Stage, devices: int | None) -> None:
-    """UserError where a training stage's mesh cannot hold its model or its batch: before any work, not on the cluster."""
+def check_mesh(recipe: TrainRecipe, placement: Placement, stage: str, devices: int | None) -> None:
+    """UserError where a training stage's mesh cannot hold its model or batch: now, not on the cluster."""
     if devices is None:
         return
     try:
-        options = from_mapping(TrainOptions, dict(stage.placement.options), at="options")
-        sizes = parse_mesh(stage.placement.mesh).resolved(devices).sizes()
-        check(stage.recipe.model, sizes)
-        check_batch(stage.recipe, options, sizes)
+        options = from_mapping(TrainOptions, dict(placement.options), at="options")
+        sizes = parse_mesh(placement.mesh).resolved(devices).sizes()
+        check(recipe.model, sizes)
+        check_batch(recipe, options, sizes)
     except UserError as error:
-        raise UserError(f"placement of {stage.name}: {error}") from None
+        raise UserError(f"placement of {stage}: {error}") from None
 
 
 def length_label(sequence: int) -> str:
@@ -298,40 +330,61 @@ def _data_stages(curriculum: Curriculum) -> list[Stage]:
         {"documents": first, "tokenizer": second},
         here,
     )
-    return [first, second, third]
+    return [first, second, third, *_conversations(curriculum, second)]
+
+
+def _conversations(curriculum: Curriculum, tokenizer: Stage) -> list[Stage]:
+    """One stage with the corpora that any chat stage draws from; none without a chat stage."""
+    drawn = {name for row in curriculum.stages.values() for name, share in row.mixture.items() if share > 0}
+    if not drawn:
+        return []
+    recipe = ConversationsRecipe(
+        sources={name: getattr(curriculum.sources, name) for name in CORPORA if name in drawn},
+        held_out=curriculum.held_out,
+        seed=curriculum.seed,
+        max_document_bytes=curriculum.sources.max_document_bytes,
+    )
+    return [Stage("conversations", recipe, conversations.run, {"tokenizer": tokenizer}, Placement())]
 
 
 def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mapping[str, Stage]) -> list[Stage]:
     row = curriculum.stages[name]
-    config = _model(curriculum, row)
     parent = made.get(row.after)
-    packed = Stage(
-        f"pack-{name}",
-        PackRecipe(sequence=row.sequence, lengths=row.lengths, weigh_by=row.weigh_by),
-        pack.run,
-        {"tokens": made["tokens"]},
-        Placement(),
-    )
+    packed = _packing(name, row, made)
+    recipe, place = _training_recipe(curriculum, row, parent), site.place(name, site.train)
+    check_mesh(recipe, place, name, site.devices(name))
     training = Stage(
         name,
-        TrainRecipe(
-            model=config,
-            sequence=row.sequence,
-            batch_tokens=row.batch_tokens,
-            steps=row.steps,
-            optimizer=_optimizer(curriculum.optimizer, row),
-            seed=curriculum.seed,
-            dtype=curriculum.dtype,
-            init="params" if parent else "scratch" if curriculum.base == "scratch" else "huggingface",
-            init_folder="" if parent or curriculum.base == "scratch" else curriculum.base,
-        ),
+        recipe,
         train.run,
-        {"tokens": made["tokens"], "plan": packed, **({"params": parent} if parent else {})},
-        site.place(name, site.train),
+        {"tokens": packed.inputs["tokens"], "plan": packed, **({"params": parent} if parent else {})},
+        place,
         code_version=train.CODE_VERSION,
     )
-    check_mesh(training, site.devices(name))
     return [packed, training, _evaluation(name, curriculum, site, made, training, parent)]
+
+
+def _training_recipe(curriculum: Curriculum, row: Training, parent: Stage | None) -> TrainRecipe:
+    from_base = parent is None and curriculum.base != "scratch"
+    return TrainRecipe(
+        model=_model(curriculum, row),
+        sequence=row.sequence,
+        batch_tokens=row.batch_tokens,
+        steps=row.steps,
+        optimizer=_optimizer(curriculum.optimizer, row),
+        seed=curriculum.seed,
+        dtype=curriculum.dtype,
+        init="huggingface" if from_base else "params" if parent else "scratch",
+        init_folder=curriculum.base if from_base else "",
+    )
+
+
+def _packing(name: str, row: Training, made: Mapping[str, Stage]) -> Stage:
+    if row.data == "chat":
+        recipe = PackConversationsRecipe(sequence=row.sequence, mixture=row.mixture, weigh_by=row.weigh_by)
+        return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made["conversations"]}, Placement())
+    recipe = PackRecipe(sequence=row.sequence, lengths=row.lengths, weigh_by=row.weigh_by)
+    return Stage(f"pack-{name}", recipe, pack.run, {"tokens": made["tokens"]}, Placement())
 
 
 def _evaluation(

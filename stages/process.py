@@ -42,7 +42,7 @@ def run_module(
 
 
 def written(folder: str, *names: str) -> tuple[str, ...]:
-    """Paths relative to `folder` of the named files, and of every file below a named folder; absent ones are left out."""
+    """Paths relative to `folder` of the named files and of all files in named folders; absent ones are left out."""
     found = []
     for name in names:
         place = os.path.join(folder, name)

@@ -76,4 +76,5 @@ for module in pkgutil.walk_packages(ringworld.__path__, "ringworld."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 """
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120, env={"JAX_PLATFORMS": "cpu", "PATH": ""})
+    bare = {"JAX_PLATFORMS": "cpu", "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120, env=bare)

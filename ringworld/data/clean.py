@@ -31,11 +31,15 @@ _GUTENBERG_FOOTER_CHARACTERS = 40_000
 
 
 def clean(text: str) -> str:
-    """Newlines as \\n, Unicode NFC, no control characters, no Gutenberg wrapper, at most two blank lines in a row."""
+    """`normalize`, and no Gutenberg wrapper, at most two blank lines in a row."""
+    return _BLANK_LINES.sub("\n\n\n", cut_gutenberg(normalize(text))).strip()
+
+
+def normalize(text: str) -> str:
+    """Newlines as \\n, Unicode NFC, no control characters, no halves of surrogate pairs."""
     text = _NEWLINES.sub("\n", text)
     text = _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
-    text = unicodedata.normalize("NFC", text)
-    return _BLANK_LINES.sub("\n\n\n", cut_gutenberg(text)).strip()
+    return unicodedata.normalize("NFC", text)
 
 
 def cut_gutenberg(text: str) -> str:

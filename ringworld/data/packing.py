@@ -5,28 +5,30 @@
   token and no pair, and every pair of every document is in exactly one slice.
 - A document longer than a row fills whole rows; its rest, like a shorter document, shares a row with others: first fit,
   longest first. Each slice is an example of its own: it sees only itself, at positions 0, 1, ...
-- The rows of a batch are a pure function of (plan, seed, step): an epoch is a permutation of the rows, and one epoch
-  follows another.
+- Where a store marks answers, only those targets count. Such a document, a conversation, is taken whole or not at all,
+  and a row holds conversations of one corpus: `mix` puts plans side by side, it never joins rows.
+- Which rows a step draws is `ringworld.data.order`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from ringworld.data.files import read_table, write_table
+from ringworld.data.order import Corpus
 from ringworld.data.token_store import Split, TokenIndex
 from ringworld.errors import UserError
 
 WeighBy = Literal["example", "token"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _METADATA = b"ringworld.plan"
 _COLUMNS: Mapping[str, Any] = {
     "row": np.int64,
@@ -34,6 +36,7 @@ _COLUMNS: Mapping[str, Any] = {
     "document": np.int64,
     "start": np.int64,
     "length": np.int32,
+    "answers": np.int32,
     "weight": np.float32,
 }
 
@@ -43,18 +46,23 @@ class PackingPlan:
     """Slices as columns of equal length [slices], sorted by (row, slot); every row from 0 to the last has a slice.
 
     row int64; slot int32: where in the row the slice begins; document int64, start int64, length int32: what it
-    holds, in tokens; weight float32: the factor of its loss (modality, task).
+    holds, in tokens; answers int32: how many of its targets the loss counts, at least 1 (all of them, for text);
+    weight float32: the factor of its loss (modality, task).
     sequence: slots of a row. weigh_by: see `loss_weights`. tokenizer_hash: of the store that the documents are in.
+    marked: whether that store marks answers. corpora: whose the rows are, in order, and in which proportions to draw.
     """
 
     sequence: int
     weigh_by: WeighBy
     tokenizer_hash: str
+    marked: bool
+    corpora: tuple[Corpus, ...]
     row: np.ndarray
     slot: np.ndarray
     document: np.ndarray
     start: np.ndarray
     length: np.ndarray
+    answers: np.ndarray
     weight: np.ndarray
 
     @property
@@ -77,6 +85,8 @@ class PackingPlan:
             "sequence": self.sequence,
             "weigh_by": self.weigh_by,
             "tokenizer_hash": self.tokenizer_hash,
+            "marked": self.marked,
+            "corpora": [asdict(corpus) for corpus in self.corpora],
             "fill": self.fill,
         }
         table = pa.table({name: getattr(self, name) for name in _COLUMNS})
@@ -87,10 +97,16 @@ class PackingPlan:
         """Raises UserError for a Parquet file that is no plan of this version."""
         table = read_table(url)
         about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        if about.get("schema") != _SCHEMA:
+        if about.get("schema") == 1:  # before answers and corpora: every target counts, one corpus
+            table = table.append_column("answers", table["length"])
+            rows = int(table["row"][-1].as_py()) + 1 if table.num_rows else 0
+            about |= {"marked": False, "corpora": [asdict(Corpus("", rows))]}
+        elif about.get("schema") != _SCHEMA:
             raise UserError(f"{url} is no packing plan of schema {_SCHEMA}; make its pack stage again")
         columns = {name: table[name].to_numpy().astype(kind, copy=False) for name, kind in _COLUMNS.items()}
-        return cls(about["sequence"], about["weigh_by"], about["tokenizer_hash"], **columns)
+        corpora = tuple(Corpus(**corpus) for corpus in about["corpora"])
+        ids = about["sequence"], about["weigh_by"], about["tokenizer_hash"]
+        return cls(*ids, about["marked"], corpora, **columns)
 
 
 def select(index: TokenIndex, split: Split, minimum: int, maximum: int | None, where: str) -> np.ndarray:
@@ -110,6 +126,34 @@ def select(index: TokenIndex, split: Split, minimum: int, maximum: int | None, w
     return passing
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """documents int64: those to pack. dropped: how many were not taken, by reason."""
+
+    documents: np.ndarray
+    dropped: Mapping[str, int]
+
+
+def select_whole(index: TokenIndex, split: Split, corpus: str, sequence: int, where: str) -> Whole:
+    """The conversations of a corpus that fit a row of `sequence` slots and have an answer.
+
+    Raises UserError, naming the override `where` and the lengths that exist, when there are none.
+    """
+    if index.corpus is None or index.answers is None:
+        raise UserError(f"{where}: a store of plain text has no conversations; pack the store of a conversations stage")
+    documents = index.documents(split)
+    documents = documents[index.corpus[documents] == corpus]
+    tokens = index.tokens[documents]
+    fits, answered = tokens - 1 <= sequence, index.answers[documents] > 0
+    if not (fits & answered).any():
+        raise UserError(
+            f"{where}: none of {len(documents)} {split} conversations of {corpus} fits a row of {sequence} tokens "
+            f"whole; they have {describe_lengths(tokens)}. Add sources.{corpus}, or take {corpus} out of the mixture"
+        )
+    dropped = {"longer than a row": int((~fits).sum()), "no answer": int((fits & ~answered).sum())}
+    return Whole(documents[fits & answered], {reason: count for reason, count in dropped.items() if count})
+
+
 def length_histogram(tokens: np.ndarray) -> dict[str, int]:
     """Documents by length: {"512": documents with 512 <= tokens < 1024, ...}, ascending, empty classes left out."""
     exponents = np.floor(np.log2(np.maximum(tokens, 1))).astype(np.int64)
@@ -125,11 +169,15 @@ def describe_lengths(tokens: np.ndarray) -> str:
 def pack(index: TokenIndex, documents: np.ndarray, sequence: int, weigh_by: WeighBy) -> PackingPlan:
     """The plan that holds every pair of `documents` (int64) once, in rows of `sequence` slots.
 
-    Deterministic. A document that fits a row is never cut.
+    Deterministic. A document that fits a row is never cut. Where the store marks answers every document must fit and
+    have an answer, as `select_whole` sees to; otherwise ValueError.
     """
     if sequence < 1:
         raise UserError(f"sequence={sequence}: a row needs at least one slot")
     pairs = index.tokens[documents] - 1
+    answers = None if index.answers is None else index.answers[documents]
+    if answers is not None and len(documents) and (pairs.max() > sequence or answers.min() < 1):
+        raise ValueError(f"a conversation without an answer, or of more than {sequence} pairs, cannot be packed")
     whole, rest = pairs // sequence, pairs % sequence
     # Slices that fill a row: the k-th of each document starts at k * sequence.
     full_document = np.repeat(documents, whole)
@@ -142,16 +190,35 @@ def pack(index: TokenIndex, documents: np.ndarray, sequence: int, weigh_by: Weig
     row = np.concatenate([np.arange(number_full), shared_row + number_full])
     slot = np.concatenate([np.zeros(number_full, np.int64), shared_slot])
     by_row = np.lexsort((slot, row))
+    document = np.concatenate([full_document, documents[order]])[by_row]
+    length = np.concatenate([np.full(number_full, sequence), rest[order]])[by_row]
     return _plan(
+        index,
         sequence,
         weigh_by,
-        index.tokenizer_hash,
         row=row[by_row],
         slot=slot[by_row],
-        document=np.concatenate([full_document, documents[order]])[by_row],
+        document=document,
         start=np.concatenate([full_start, (whole * sequence)[order]])[by_row],
-        length=np.concatenate([np.full(number_full, sequence), rest[order]])[by_row],
+        length=length,
+        answers=length if index.answers is None else index.answers[document],
     )
+
+
+def mix(plans: Mapping[str, PackingPlan], shares: Mapping[str, float]) -> PackingPlan:
+    """Plans of several corpora of one store as one: its rows are theirs, to be drawn in the proportions of `shares`.
+
+    Every name has a share above 0. ValueError for plans that differ in sequence, weighing or tokens.
+    """
+    first, *others = plans.values()
+    kept = (first.sequence, first.weigh_by, first.tokenizer_hash, first.marked)
+    if any((plan.sequence, plan.weigh_by, plan.tokenizer_hash, plan.marked) != kept for plan in others):
+        raise ValueError(f"plans of {', '.join(plans)} are not of one kind")
+    before = np.cumsum([0, *(plan.num_rows for plan in plans.values())])
+    columns = {name: np.concatenate([getattr(plan, name) for plan in plans.values()]) for name in _COLUMNS}
+    columns["row"] = np.concatenate([plan.row + n for plan, n in zip(plans.values(), before, strict=False)])
+    corpora = tuple(Corpus(name, plan.num_rows, shares[name]) for name, plan in plans.items())
+    return replace(first, corpora=corpora, **columns)
 
 
 def first_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,8 +259,11 @@ def evaluation_rows(index: TokenIndex, split: Split, sequence: int, count: int) 
     """At most `count` rows, each a window of exactly `sequence` pairs of one document: fixed, for figures that compare.
 
     First the window at the start of every document that has one, then the next window of each, and so on, without
-    overlap. The weights are per token. Raises UserError when no document of the split is long enough.
+    overlap. The weights are per token. Raises UserError when no document of the split is long enough, and for a store
+    that marks answers, whose conversations are not to be cut.
     """
+    if index.answers is not None:
+        raise UserError("held-out windows are cut from plain text; evaluate on the store of a tokens stage")
     documents = index.documents(split)
     windows = (index.tokens[documents] - 1) // sequence
     if not len(windows) or windows.max() < 1:
@@ -207,67 +277,36 @@ def evaluation_rows(index: TokenIndex, split: Split, sequence: int, count: int) 
     chosen = np.argsort(turn, kind="stable")[:count]
     number = len(chosen)
     return _plan(
+        index,
         sequence,
         "token",
-        index.tokenizer_hash,
         row=np.arange(number),
         slot=np.zeros(number),
         document=document[chosen],
         start=turn[chosen] * sequence,
         length=np.full(number, sequence),
+        answers=np.full(number, sequence),
     )
 
 
-def rows_at_step(step: int, rows_per_batch: int, num_rows: int, seed: int) -> np.ndarray:
-    """int64 [rows_per_batch]: the rows of the batch at a step, counted from 0.
+def loss_weights(answers: np.ndarray, weights: np.ndarray, weigh_by: WeighBy) -> np.ndarray:
+    """float64 [slices]: the loss weight of each counted target of a slice, for the slices of one whole batch.
 
-    Batches walk through epoch after epoch without a gap; a batch may hold the end of one and the start of the next.
-    """
-    if num_rows < 1:
-        raise UserError("the packing plan has no rows; pack at least one document")
-    drawn = np.arange(step * rows_per_batch, (step + 1) * rows_per_batch)
-    epoch, place = drawn // num_rows, drawn % num_rows
-    rows = np.empty(rows_per_batch, np.int64)
-    for number in np.unique(epoch).tolist():
-        rows[epoch == number] = row_order(num_rows, seed, number)[place[epoch == number]]
-    return rows
-
-
-@lru_cache(maxsize=4)
-def row_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [num_rows], read-only: the permutation of the rows in an epoch.
-
-    Rows are sorted by SplitMix64 (Steele et al. 2014) of (seed, epoch, row): numpy does not promise that its own
-    permutations stay the same from version to version, and a resumed run needs that.
-    """
-    key = _split_mix(_split_mix(np.array([seed % (1 << 64)], np.uint64)) ^ np.uint64(epoch))
-    order = np.argsort(_split_mix(np.arange(num_rows, dtype=np.uint64) ^ key), kind="stable")
-    order.setflags(write=False)
-    return order
-
-
-def _split_mix(value: np.ndarray) -> np.ndarray:
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def loss_weights(lengths: np.ndarray, weights: np.ndarray, weigh_by: WeighBy) -> np.ndarray:
-    """float64 [slices]: the loss weight of each token of a slice, for the slices of one whole batch.
-
-    example: the batch's loss is the mean over examples of each example's mean loss, as if each had a row of its own
-    (masked packing, LWM arXiv 2402.08268). token: it is the mean over tokens. Both times the slice's own weight.
+    answers: how many targets of each slice count, at least 1. example: the batch's loss is the mean over examples of
+    each example's mean loss over its counted targets, as if each had a row of its own (masked packing, LWM arXiv
+    2402.08268). token: it is the mean over the counted targets. Both times the slice's own weight.
     """
     if weigh_by == "example":
-        return weights.astype(np.float64) / (len(lengths) * lengths.astype(np.float64))
-    return weights.astype(np.float64) / lengths.sum(dtype=np.int64)
+        return weights.astype(np.float64) / (len(answers) * answers.astype(np.float64))
+    return weights.astype(np.float64) / answers.sum(dtype=np.int64)
 
 
-def _plan(sequence: int, weigh_by: WeighBy, tokenizer_hash: str, **columns: np.ndarray) -> PackingPlan:
+def _plan(index: TokenIndex, sequence: int, weigh_by: WeighBy, **columns: np.ndarray) -> PackingPlan:
     columns["weight"] = np.ones(len(columns["row"]))
     typed = {name: columns[name].astype(kind) for name, kind in _COLUMNS.items()}
-    return PackingPlan(sequence, weigh_by, tokenizer_hash, **typed)
+    rows = int(typed["row"][-1]) + 1 if len(typed["row"]) else 0
+    marked = index.answers is not None
+    return PackingPlan(sequence, weigh_by, index.tokenizer_hash, marked, (Corpus("", rows),), **typed)
 
 
 def _doubled(room: list[int], leaves: int, capacity: int) -> list[int]:

@@ -4,6 +4,7 @@
   named reasons.
 - A file of rows (.jsonl, .parquet) gives a document per row, streamed; any other file gives one. `.gz` and `.zst` are
   opened for every kind. A suffix that nobody knows is read as plain text, unless its bytes say that it is none.
+- `read_rows` gives the rows themselves, for what is more than a text: conversations.
 - Reasons are few and countable (`REASONS`); `detail` says the rest.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import PurePosixPath
@@ -27,6 +28,7 @@ from ringworld.data.sources import Distribution, Item, SourceFile, distribution_
 REASONS = ("empty", "binary", "too large", "broken file", "broken row", "no such field", "not text", "unreadable")
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_JSON_LINES = (".jsonl", ".ndjson")
 _HEAD = 1 << 16
 _PARQUET_ROWS = 64
 
@@ -51,6 +53,17 @@ class RawDocument:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class RawRow:
+    """source: file and `#row` (from 1). bytes: read for it. value: what the row holds, or else reason and detail."""
+
+    source: str
+    bytes: int
+    value: Any
+    reason: str | None = None
+    detail: str = ""
+
+
 def read(item: Item, options: ReadOptions) -> Iterator[RawDocument]:
     """The documents of one item, in order. Raises nothing for any content of a file: see `RawDocument.reason`."""
     if isinstance(item, Distribution):
@@ -59,22 +72,56 @@ def read(item: Item, options: ReadOptions) -> Iterator[RawDocument]:
     if item.bytes == 0:
         yield _refused(item.name, 0, "empty", "0 bytes")
         return
-    path = PurePosixPath(item.name.lower())
-    compression = _COMPRESSIONS.get(path.suffix)
-    kind = path.with_suffix("").suffix if compression else path.suffix
+    kind, compression = _kind(item)
     try:
         with open_to_read(item.name) as file:
             if kind == ".parquet":
                 yield from _read_parquet(item, file, options)
                 return
             with _decompressed(file, compression) as stream:
-                if kind in (".jsonl", ".ndjson"):
-                    yield from _read_json_lines(item, stream, options)
+                if kind in _JSON_LINES:
+                    for row in _json_lines(item, stream, options.max_document_bytes):
+                        yield _text_of(row, options.field)
                 else:
                     yield _read_whole(item, stream, options, html=kind in (".html", ".htm", ".xhtml"))
     except (OSError, EOFError, pa.ArrowException) as wrong:
-        reason = "broken file" if compression or kind == ".parquet" else "unreadable"
-        yield _refused(item.name, item.bytes, reason, str(wrong))
+        yield _refused(item.name, item.bytes, _broken(kind, compression), str(wrong))
+
+
+def read_rows(item: SourceFile, columns: Sequence[str], max_row_bytes: int) -> Iterator[RawRow]:
+    """The rows of a .jsonl or .parquet file, in order: what each line says, or the row's `columns` as a mapping.
+
+    Raises nothing for any content of a file: see `RawRow.reason`.
+    """
+    kind, compression = _kind(item)
+    if item.bytes == 0:
+        yield RawRow(item.name, 0, None, "empty", "0 bytes")
+        return
+    try:
+        with open_to_read(item.name) as file:
+            if kind == ".parquet":
+                yield from _parquet_rows(item, file, columns)
+            elif kind in _JSON_LINES:
+                with _decompressed(file, compression) as stream:
+                    yield from _json_lines(item, stream, max_row_bytes)
+            else:
+                allowed = "give .jsonl, .ndjson (also .gz, .zst) or .parquet"
+                yield RawRow(
+                    item.name, item.bytes, None, "unreadable", f"a {kind or 'nameless kind of'} file; {allowed}"
+                )
+    except (OSError, EOFError, pa.ArrowException) as wrong:
+        yield RawRow(item.name, item.bytes, None, _broken(kind, compression), str(wrong)[:300])
+
+
+def _kind(item: SourceFile) -> tuple[str, str | None]:
+    """The suffix without that of the compression, and the compression."""
+    path = PurePosixPath(item.name.lower())
+    compression = _COMPRESSIONS.get(path.suffix)
+    return (path.with_suffix("").suffix if compression else path.suffix), compression
+
+
+def _broken(kind: str, compression: str | None) -> str:
+    return "broken file" if compression or kind == ".parquet" else "unreadable"
 
 
 def _refused(source: str, size: int, reason: str, detail: str = "") -> RawDocument:
@@ -137,8 +184,8 @@ def _html_text(html: str) -> str:
     return page.get_text()
 
 
-def _read_json_lines(item: SourceFile, stream: Any, options: ReadOptions) -> Iterator[RawDocument]:
-    limit = options.max_document_bytes
+def _json_lines(item: SourceFile, stream: Any, limit: int) -> Iterator[RawRow]:
+    """What each line says that is not blank; `limit` is in bytes."""
     row = 0
     while line := stream.readline(limit + 1):
         row += 1
@@ -149,27 +196,52 @@ def _read_json_lines(item: SourceFile, stream: Any, options: ReadOptions) -> Ite
                 size += len(rest)
                 if rest.endswith(b"\n"):
                     break
-            yield _refused(source, size, "too large", f"a line of {size} bytes, max_document_bytes={limit}")
+            yield RawRow(source, size, None, "too large", f"a line of {size} bytes, max_document_bytes={limit}")
         elif line.strip():
-            yield _from_json(source, line, options.field)
+            try:
+                yield RawRow(source, len(line), json.loads(line))
+            except (ValueError, RecursionError) as wrong:
+                yield RawRow(source, len(line), None, "broken row", str(wrong)[:300])
     if row == 0:
-        yield _refused(item.name, 0, "empty", "0 lines")
+        yield RawRow(item.name, 0, None, "empty", "0 lines")
 
 
-def _from_json(source: str, line: bytes, field: str) -> RawDocument:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as wrong:
-        return _refused(source, len(line), "broken row", str(wrong))
+def _text_of(row: RawRow, field: str) -> RawDocument:
+    source, value = row.source, row.value
+    if row.reason is not None:
+        return _refused(source, row.bytes, row.reason, row.detail)
     if not isinstance(value, dict) or field not in value:
         has = ", ".join(value) if isinstance(value, dict) else type(value).__name__
-        return _refused(source, len(line), "no such field", f"no field {field!r}; has: {has}")
+        return _refused(source, row.bytes, "no such field", f"no field {field!r}; has: {has}")
     text = value[field]
     if text is None:
-        return _refused(source, len(line), "empty", f"{field} is null")
+        return _refused(source, row.bytes, "empty", f"{field} is null")
     if not isinstance(text, str):
-        return _refused(source, len(line), "not text", f"{field} is {type(text).__name__}")
-    return RawDocument(source, len(line), text)
+        return _refused(source, row.bytes, "not text", f"{field} is {type(text).__name__}")
+    return RawDocument(source, row.bytes, text)
+
+
+def _parquet_rows(item: SourceFile, file: BinaryIO, columns: Sequence[str]) -> Iterator[RawRow]:
+    table = pq.ParquetFile(file)
+    names = table.schema_arrow.names
+    wanted = [name for name in columns if name in names]
+    if not wanted:
+        detail = f"none of the columns {', '.join(columns)}; has: {', '.join(names)}"
+        yield RawRow(item.name, item.bytes, None, "no such field", detail[:300])
+        return
+    row = 0
+    for batch in table.iter_batches(_PARQUET_ROWS, columns=wanted):
+        for at in range(batch.num_rows):
+            row += 1
+            source, one = f"{item.name}#{row}", batch.slice(at, 1)
+            try:
+                [value] = one.to_pylist()
+            except UnicodeDecodeError as wrong:  # Parquet writers do not all check that a string is UTF-8
+                yield RawRow(source, 0, None, "broken row", str(wrong)[:300])
+                continue
+            yield RawRow(source, one.nbytes, value)
+    if row == 0:
+        yield RawRow(item.name, item.bytes, None, "empty", "0 rows")
 
 
 def _read_parquet(item: SourceFile, file: BinaryIO, options: ReadOptions) -> Iterator[RawDocument]:

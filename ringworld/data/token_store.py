@@ -3,6 +3,8 @@
 - A store is a folder, local or on gs://: `store.json` (what the tokens are), `index.parquet` (where each document lies)
   and `shard-00000/`, ... (one-dimensional zarr v3 arrays). Every document ends with its end-of-text id. Nothing depends
   on a sequence length.
+- A store of conversations marks answers: each shard has a second array, `answers-00000/`, with 1 for every token that
+  the loss counts, and the index says to which corpus a document belongs. That is schema 2; a store of text is schema 1.
 - A shard is written whole by whoever tokenised it; the index is written last, by one process.
 - Reads name a document and a range in it, and decode only the chunks of 256K tokens that hold it, each checked by its
   CRC-32C.
@@ -10,8 +12,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,11 +27,13 @@ from ringworld.errors import UserError
 Split = Literal["train", "held_out"]
 
 _SCHEMA = 1
+_SCHEMA_WITH_ANSWERS = 2
 _INFO = "store.json"
 _INDEX = "index.parquet"
 _CHUNK_TOKENS = 1 << 18
 _FILE_TOKENS = 1 << 26  # chunks share files of this many tokens, so that a large corpus is not a million small files
 _CACHE_BYTES = 1 << 28
+_IDS = ("tokenizer_hash", "vocabulary_size", "eos_id", "pad_id")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -42,17 +46,30 @@ INDEX_SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
+# answers: the tokens marked 1, without the document's first, which is never a target.
+ANSWERS_INDEX_SCHEMA = pa.schema([*INDEX_SCHEMA, ("corpus", pa.string()), ("answers", pa.int64())])
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What the tokens are. dtype: `uint16` or `uint32` on storage; readers always get int32."""
+    """What the tokens are. dtype: `uint16` or `uint32` on storage; readers always get int32.
+
+    answers: whether the store marks answers.
+    """
 
     tokenizer_hash: str
     vocabulary_size: int
     eos_id: int
     pad_id: int
-    schema: int = _SCHEMA
+    answers: bool = False
+
+    @property
+    def schema(self) -> int:
+        return _SCHEMA_WITH_ANSWERS if self.answers else _SCHEMA
+
+    @property
+    def index_schema(self) -> pa.Schema:
+        return ANSWERS_INDEX_SCHEMA if self.answers else INDEX_SCHEMA
 
     @property
     def dtype(self) -> str:
@@ -64,7 +81,7 @@ class TokenIndex:
     """The documents as columns, one entry per document, in order of `document` = 0, 1, ...
 
     tokenizer_hash: of the tokens. shard int32, offset int64 (in the shard), tokens int64 (with the end-of-text id),
-    held_out bool.
+    held_out bool. In a store that marks answers also answers int64, the targets that count, and corpus, its name.
     """
 
     tokenizer_hash: str
@@ -72,6 +89,8 @@ class TokenIndex:
     offset: np.ndarray
     tokens: np.ndarray
     held_out: np.ndarray
+    answers: np.ndarray | None = None
+    corpus: np.ndarray | None = None
 
     def documents(self, split: Split) -> np.ndarray:
         """int64: the documents of a split, ascending."""
@@ -82,13 +101,35 @@ def shard_name(shard: int) -> str:
     return f"shard-{shard:05d}"
 
 
-def write_shard(url: str, shard: int, documents: Sequence[np.ndarray], info: StoreInfo) -> np.ndarray:
+def answers_name(shard: int) -> str:
+    return f"answers-{shard:05d}"
+
+
+def write_shard(
+    url: str,
+    shard: int,
+    documents: Sequence[np.ndarray],
+    info: StoreInfo,
+    answers: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
     """Write documents (integer ids, each with its end-of-text id) one after another as a whole shard.
 
+    answers: for a store that marks them, 0 or 1 for each token of each document; ValueError when they do not match.
     A shard of an earlier try is replaced. Returns int64 [documents]: the offset of each in the shard.
     """
     lengths = np.array([len(ids) for ids in documents], np.int64)
-    flat = np.concatenate(documents).astype(info.dtype) if documents else np.zeros(0, info.dtype)
+    if (answers is not None) != info.answers or (
+        answers is not None and [len(marks) for marks in answers] != lengths.tolist()
+    ):
+        raise ValueError(f"shard {shard}: answers must be given for each token of a store that marks them, else none")
+    _write_array(_array(url, shard_name(shard)), documents, info.dtype)
+    if answers is not None:
+        _write_array(_array(url, answers_name(shard)), answers, "uint8")
+    return np.cumsum(lengths) - lengths
+
+
+def _write_array(where: dict[str, Any], parts: Sequence[np.ndarray], dtype: str) -> None:
+    flat = np.concatenate(parts).astype(dtype) if len(parts) else np.zeros(0, dtype)
     little_endian = {"name": "bytes", "configuration": {"endian": "little"}}
     item = flat.dtype.itemsize
     compressed = {
@@ -97,26 +138,26 @@ def write_shard(url: str, shard: int, documents: Sequence[np.ndarray], info: Sto
     }
     chunks = {
         "chunk_shape": [_CHUNK_TOKENS],
-        "codecs": [little_endian, compressed, {"name": "crc32c"}],
+        "codecs": [little_endian if item > 1 else {"name": "bytes"}, compressed, {"name": "crc32c"}],
         "index_codecs": [little_endian, {"name": "crc32c"}],
     }
-    spec = _array(url, shard) | {
+    spec = where | {
         "metadata": {
             "shape": [len(flat)],
-            "data_type": info.dtype,
+            "data_type": dtype,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [_FILE_TOKENS]}},
             "codecs": [{"name": "sharding_indexed", "configuration": chunks}],
         }
     }
     array: Any = ts.open(spec, create=True, delete_existing=True).result()
     array.write(flat).result()
-    return np.cumsum(lengths) - lengths
 
 
 def write_index(url: str, info: StoreInfo, index: pa.Table) -> None:
-    """Complete a store whose shards are written. `index` has the columns of `INDEX_SCHEMA`, document = 0, 1, ..."""
-    write_table(join(url, _INDEX), index.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA))
-    write_json(join(url, _INFO), asdict(info) | {"dtype": info.dtype})
+    """Complete a store whose shards are written. index: the columns of `info.index_schema`, document = 0, 1, ..."""
+    write_table(join(url, _INDEX), index.select(info.index_schema.names).cast(info.index_schema))
+    described = {name: getattr(info, name) for name in (*_IDS, "schema", "dtype")}
+    write_json(join(url, _INFO), described)
 
 
 class TokenStore:
@@ -128,20 +169,26 @@ class TokenStore:
         self.index = index
         # One cache for all shards: neighbouring slices decode their common chunk once.
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
-        self._shards: dict[int, Any] = {}
+        self._arrays: dict[str, Any] = {}
 
     @classmethod
     def open(cls, url: str) -> TokenStore:
         """Raises UserError when there is no complete store at `url`."""
         url = absolute(url)
         found = read_json(join(url, _INFO))
-        if found.get("schema") != _SCHEMA:
-            raise UserError(f"{url}: token store of schema {found.get('schema')!r}, this version reads {_SCHEMA}")
-        info = StoreInfo(**{field.name: found[field.name] for field in fields(StoreInfo)})
-        table = read_table(join(url, _INDEX), ["shard", "offset", "tokens", "split"])
+        if found.get("schema") not in (_SCHEMA, _SCHEMA_WITH_ANSWERS):
+            raise UserError(
+                f"{url}: token store of schema {found.get('schema')!r}, this version reads {_SCHEMA} (text) and "
+                f"{_SCHEMA_WITH_ANSWERS} (conversations); make its stage again"
+            )
+        info = StoreInfo(*(found[name] for name in _IDS), answers=found["schema"] == _SCHEMA_WITH_ANSWERS)
+        wanted = [name for name in info.index_schema.names if name not in ("document", "sha256", "source")]
+        table = read_table(join(url, _INDEX), wanted)
         shard, offset, tokens = (table[name].to_numpy() for name in ("shard", "offset", "tokens"))
         held_out = np.asarray(table["split"].to_numpy(zero_copy_only=False) == "held_out", bool)
-        return cls(url, info, TokenIndex(info.tokenizer_hash, shard, offset, tokens, held_out))
+        answers = table["answers"].to_numpy() if info.answers else None
+        corpus = table["corpus"].to_numpy(zero_copy_only=False) if info.answers else None
+        return cls(url, info, TokenIndex(info.tokenizer_hash, shard, offset, tokens, held_out, answers, corpus))
 
     @property
     def tokenizer_hash(self) -> str:
@@ -152,7 +199,7 @@ class TokenStore:
         return self.info.vocabulary_size
 
     def provenance(self) -> pa.Table:
-        """The index with the source and sha256 of every document: columns of `INDEX_SCHEMA`."""
+        """The index with the source and sha256 of every document: columns of `info.index_schema`."""
         return read_table(join(self.url, _INDEX))
 
     def read(self, document: int, start: int = 0, length: int | None = None) -> np.ndarray:
@@ -165,6 +212,24 @@ class TokenStore:
 
     def read_many(self, documents: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> list[np.ndarray]:
         """`read` for each triple, all at once."""
+        return [ids.astype(np.int32) for ids in self._read(shard_name, documents, starts, lengths)]
+
+    def read_answers(self, documents: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> list[np.ndarray]:
+        """bool [length] for each triple: whether each of these tokens is part of an answer.
+
+        Raises UserError for a store that marks none, and otherwise as `read` does.
+        """
+        if not self.info.answers:
+            raise UserError(f"{self.url} is a store of plain text, which marks no answers; every token counts")
+        return [marks.astype(bool) for marks in self._read(answers_name, documents, starts, lengths)]
+
+    def _read(
+        self,
+        name: Callable[[int], str],
+        documents: Sequence[int],
+        starts: Sequence[int],
+        lengths: Sequence[int],
+    ) -> list[np.ndarray]:
         pending = []
         for document, start, length in zip(documents, starts, lengths, strict=True):
             tokens = int(self.index.tokens[document])
@@ -173,25 +238,25 @@ class TokenStore:
                     f"document {document} of {self.url} has {tokens} tokens, not [{start}, {start + length})"
                 )
             begin = int(self.index.offset[document]) + start
-            shard = int(self.index.shard[document])
-            pending.append((shard, self._shard(shard)[begin : begin + length].read()))
-        return [self._result(shard, future) for shard, future in pending]
+            array = name(int(self.index.shard[document]))
+            pending.append((array, self._open(array)[begin : begin + length].read()))
+        return [self._result(array, future) for array, future in pending]
 
-    def _shard(self, shard: int) -> Any:
-        if shard not in self._shards:
-            spec = _array(self.url, shard) | {"recheck_cached_data": "open"}
-            self._shards[shard] = ts.open(spec, read=True, context=self._context).result()
-        return self._shards[shard]
+    def _open(self, array: str) -> Any:
+        if array not in self._arrays:
+            spec = _array(self.url, array) | {"recheck_cached_data": "open"}
+            self._arrays[array] = ts.open(spec, read=True, context=self._context).result()
+        return self._arrays[array]
 
-    def _result(self, shard: int, future: Any) -> np.ndarray:
+    def _result(self, array: str, future: Any) -> np.ndarray:
         try:
-            return np.asarray(future.result()).astype(np.int32)
+            return np.asarray(future.result())
         except ValueError as wrong:
-            raise OSError(f"{join(self.url, shard_name(shard))} is damaged; make its stage again: {wrong}") from wrong
+            raise OSError(f"{join(self.url, array)} is damaged; make its stage again: {wrong}") from wrong
 
 
-def _array(url: str, shard: int) -> dict[str, Any]:
-    return {"driver": "zarr3", "kvstore": _kvstore(join(absolute(url), shard_name(shard)) + "/")}
+def _array(url: str, name: str) -> dict[str, Any]:
+    return {"driver": "zarr3", "kvstore": _kvstore(join(absolute(url), name) + "/")}
 
 
 def _kvstore(url: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`python -m ringworld.evaluate`: the command line of an evaluation process. Exit codes are those of ringworld.train."""
+"""`python -m ringworld.evaluate`: an evaluation process. Its exit codes are those of ringworld.train."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""One evaluation: score held-out rows and needle prompts under the weights before and after a stage, write what was found.
+"""One evaluation: score held-out rows and needle prompts under the weights before and after a stage, write what was
+found.
 
-Writes `evaluation.json` (every figure, every prompt's answer key), `loss_by_position.png` and `needle.png` into the output
-folder, and `progress.json` while it runs.
+Writes `evaluation.json` (every figure, every prompt's answer key), `loss_by_position.png` and `needle.png` into the
+output folder, and `progress.json` while it runs.
 """
 
 from __future__ import annotations

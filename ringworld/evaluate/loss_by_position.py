@@ -1,11 +1,12 @@
 """Loss of each position of held-out rows, gathered into spans of positions.
 
-A model that uses its context predicts late positions better than early ones. The figure that a context stage must move is
-the loss at positions that the stage before had never seen.
+A model that uses its context predicts late positions better than early ones. The figure that a context stage must move
+is the loss at positions that the stage before had never seen.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ SPANS = 16
 
 @dataclass(frozen=True)
 class PositionLoss:
-    """Mean loss in nats per token: over all positions, over positions >= past, and of each span [edges[i], edges[i+1])."""
+    """Mean loss in nats per token: of all positions, of those >= past, of each span [edges[i], edges[i+1])."""
 
     mean: float
     mean_past: float
@@ -33,5 +34,5 @@ def summarize(loss: np.ndarray, segments: np.ndarray, past: int) -> PositionLoss
         weights = real[:, first:last]
         return float((loss[:, first:last] * weights).sum(dtype=np.float64) / max(weights.sum(), 1))
 
-    spans = tuple(mean(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True))
+    spans = tuple(mean(first, last) for first, last in itertools.pairwise(edges))
     return PositionLoss(mean(0, sequence), mean(past, sequence), tuple(int(edge) for edge in edges), spans)

@@ -1,8 +1,8 @@
 """Single-needle retrieval: one sentence about a city's magic number, hidden in held-out text, asked for at its end.
 
-The sentence and the question are LWM's. Its list of cities held 69 distinct names among 100, so that needles collided; these
-are all distinct. Lengths are exact in the model's own tokens, and the number is tokenized alike in sentence and answer, so
-that retrieval is copying.
+The sentence and the question are LWM's. Its list of cities held 69 distinct names among 100, so that needles collided;
+these are all distinct. Lengths are exact in the model's own tokens, and the number is tokenized alike in sentence and
+answer, so that retrieval is copying.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ import numpy as np
 from ringworld.evaluate.recipe import NeedleConfig
 from ringworld.evaluate.scorer import Rows
 
-CITIES = ["Accra", "Addis-Ababa", "Algiers", "Almaty", "Amman", "Amsterdam", "Ankara", "Athens", "Auckland", "Baghdad", "Baku", "Bamako", "Bangkok", "Barcelona", "Beirut", "Belgrade", "Berlin", "Bogota", "Boston", "Brisbane", "Brussels", "Bucharest", "Budapest", "Cairo", "Calgary", "Caracas", "Casablanca", "Chennai", "Chicago", "Copenhagen", "Dakar", "Damascus", "Delhi", "Denver", "Dhaka", "Doha", "Dubai", "Dublin", "Durban", "Edinburgh", "Geneva", "Glasgow", "Guayaquil", "Hamburg", "Hanoi", "Harare", "Havana", "Helsinki", "Houston", "Istanbul", "Jakarta", "Kabul", "Kampala", "Karachi", "Kathmandu", "Khartoum", "Kigali", "Kingston", "Krakow", "Kyiv", "Lagos", "Lahore", "Lausanne", "Lima", "Lisbon", "Ljubljana", "London", "Luanda", "Lusaka", "Lyon", "Madrid", "Manila", "Maputo", "Marseille", "Melbourne", "Miami", "Milan", "Minsk", "Montreal", "Mumbai", "Munich", "Nairobi", "Naples", "Osaka", "Oslo", "Ottawa", "Palermo", "Paris", "Perth", "Prague", "Quito", "Reykjavik", "Riga", "Rome", "Santiago", "Seoul", "Stockholm", "Tallinn", "Tunis", "Vienna"]
+_CITY_NAMES = (
+    "Accra Addis-Ababa Algiers Almaty Amman Amsterdam Ankara Athens Auckland Baghdad Baku Bamako Bangkok Barcelona "
+    "Beirut Belgrade Berlin Bogota Boston Brisbane Brussels Bucharest Budapest Cairo Calgary Caracas Casablanca "
+    "Chennai Chicago Copenhagen Dakar Damascus Delhi Denver Dhaka Doha Dubai Dublin Durban Edinburgh Geneva Glasgow "
+    "Guayaquil Hamburg Hanoi Harare Havana Helsinki Houston Istanbul Jakarta Kabul Kampala Karachi Kathmandu "
+    "Khartoum Kigali Kingston Krakow Kyiv Lagos Lahore Lausanne Lima Lisbon Ljubljana London Luanda Lusaka Lyon "
+    "Madrid Manila Maputo Marseille Melbourne Miami Milan Minsk Montreal Mumbai Munich Nairobi Naples Osaka Oslo "
+    "Ottawa Palermo Paris Perth Prague Quito Reykjavik Riga Rome Santiago Seoul Stockholm Tallinn Tunis Vienna "
+)
+CITIES = tuple(_CITY_NAMES.split())
 BOUNDARY_REACH = 64  # tokens that a needle may move towards the beginning to follow the end of a sentence
 
 
@@ -51,8 +60,9 @@ def make_prompts(
 ) -> tuple[list[Prompt], dict[int, str]]:
     """Prompts of the whole grid, and for each length that cannot be asked, why.
 
-    haystack: int [tokens] of held-out documents in a row; it is never repeated to make a longer one. encode: the tokenizer,
-    text to ids. ends_sentence: whether a token id may stand before the needle. The same seed gives the same prompts.
+    haystack: int [tokens] of held-out documents in a row; it is never repeated to make a longer one. encode: the
+    tokenizer, text to ids. ends_sentence: whether a token id may stand before the needle. The same seed gives the same
+    prompts.
     """
     prompts: list[Prompt] = []
     refused: dict[int, str] = {}

@@ -35,7 +35,8 @@ class EvaluateRecipe:
     """An evaluation at one length.
 
     sequence       tokens a row
-    past           the length of the stage before: loss at positions from here on is reported apart; 0 for the first stage
+    past           the length of the stage before: loss at positions from here on is reported apart; 0 for the first
+                   stage
     rows           held-out rows for the loss by position
     before_rope    rotary positions of the weights the stage started from; None when it started from random weights
     """

@@ -1,7 +1,7 @@
 """One compiled forward pass that says, for every slot of a batch of rows, how likely its target was.
 
-Loss by position and needle retrieval are both read from it. A greedy reader gives exactly the needle's answer if and only if
-every answer token is the likeliest one after the true tokens before it, so exact match needs no decoding loop.
+Loss by position and needle retrieval are both read from it. A greedy reader gives exactly the needle's answer if and
+only if every answer token is the likeliest one after the true tokens before it, so exact match needs no decoding loop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights of a Hugging Face Llama folder (config.json and safetensors), read sharded.
 
-Each device's part of each weight is read from the files by itself, so no host holds the whole model. Nothing is unpickled:
-a folder with only .bin files is refused.
+Each device's part of each weight is read from the files by itself, so no host holds the whole model. Nothing is
+unpickled: a folder with only .bin files is refused.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.model.llama import Params
 
-# Our weight -> (their name, how theirs lies). Theirs are [out, in]; `heads_out` is [heads * head_dim, embed], `heads_in` is
-# [embed, heads * head_dim].
+# Our weight -> (their name, how theirs lies). Theirs are [out, in]; `heads_out` is [heads * head_dim, embed],
+# `heads_in` is [embed, heads * head_dim].
 _LAYER = "model.layers.{layer}."
 _NAMES: Mapping[str, tuple[str, str]] = {
     "embedding": ("model.embed_tokens.weight", "plain"),
@@ -79,7 +79,7 @@ def load_llama(folder: str, config: ModelConfig, abstract_params: Params) -> Par
         theirs, lies = _NAMES[name]
         stacked = name.startswith("layers.")
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             spans = tuple(slice(*piece.indices(size)[:2]) for piece, size in zip(index, wanted.shape, strict=True))
             if not stacked:
                 return _read(files, theirs, lies, spans, config.head_dim)

@@ -1,8 +1,8 @@
 """Llama in Flax NNX: RMSNorm, SwiGLU, rotary grouped-query attention, scanned layers.
 
-A module holds float32 master weights; a forward pass computes in `dtype` (float32 or bfloat16) and keeps norms and rotary
-angles in float32. Parameters leave this file as a plain nested dict (`init_params`, `bind`), which is what checkpoints,
-the optimizer and the sharding table see; `PARAMETER_DIMS` names the dimensions of each.
+A module holds float32 master weights; a forward pass computes in `dtype` (float32 or bfloat16) and keeps norms and
+rotary angles in float32. Parameters leave this file as a plain nested dict (`init_params`, `bind`), which is what
+checkpoints, the optimizer and the sharding table see; `PARAMETER_DIMS` names the dimensions of each.
 
 Dimension letters: b batch, t tokens, d embed, h heads (query or key-value), k head_dim, f mlp, v vocabulary.
 """

@@ -42,8 +42,8 @@ def make_rope(config: RopeConfig, head_dim: int) -> Rope:
 def rotate(x: jax.Array, positions: jax.Array, rope: Rope) -> jax.Array:
     """Rotate the halves of the last axis of x [batch, tokens, heads, head_dim] by positions [batch, tokens].
 
-    Angles are float32 whatever x is: at position 1M a bf16 angle is off by whole turns. The pairing is (i, i + half), the
-    one of Llama in transformers.
+    Angles are float32 whatever x is: at position 1M a bf16 angle is off by whole turns. The pairing is (i, i + half),
+    the one of Llama in transformers.
     """
     angles = positions.astype(jnp.float32)[..., None] * rope.frequencies
     cosine = (jnp.cos(angles) * rope.magnitude)[:, :, None]
@@ -53,7 +53,7 @@ def rotate(x: jax.Array, positions: jax.Array, rope: Rope) -> jax.Array:
 
 
 def _yarn(frequencies: np.ndarray, config: RopeConfig, head_dim: int) -> np.ndarray:
-    """YaRN's blend (eq. 17-23): pairs that turn often within the first context keep their frequency, slow ones stretch."""
+    """YaRN's blend (eq. 17-23): pairs that turn often in the first context stay as they are, slow ones stretch."""
 
     def pair_of(turns: float) -> float:
         return head_dim * math.log(config.original_length / (turns * 2 * math.pi)) / (2 * math.log(config.theta))

@@ -1,7 +1,7 @@
 """How arrays lie on the mesh: one table from dimension names to mesh axes, for weights; two specs, for activations.
 
-Every weight names its dimensions where it is defined (`llama.PARAMETER_DIMS`); this file is the only place that knows mesh
-axes. A dimension whose size the axes do not divide is refused before anything is compiled.
+Every weight names its dimensions where it is defined (`llama.PARAMETER_DIMS`); this file is the only place that knows
+mesh axes. A dimension whose size the axes do not divide is refused before anything is compiled.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from ringworld.errors import UserError
 from ringworld.mesh import BATCH_AXES, SEQUENCE_AXES
 from ringworld.model.config import ModelConfig
 
-# Weights (and with them gradients and optimizer state) are split over every axis that does not already split the layer's
-# work: `embed` takes what fsdp, ring and ulysses have, so a longer ring also means less weight memory per device.
+# Weights (and with them gradients and optimizer state) are split over every axis that does not already split the
+# layer's work: `embed` takes what fsdp, ring and ulysses have, so a longer ring also means less weight memory per
+# device.
 DIMENSION_AXES: Mapping[str, tuple[str, ...]] = {
     "layers": (),
     "vocabulary": ("tensor",),
@@ -58,8 +59,8 @@ def check(config: ModelConfig, sizes: Mapping[str, int]) -> None:
             )
     if config.num_heads // sizes["tensor"] % sizes["ulysses"]:
         raise UserError(
-            f"mesh ulysses={sizes['ulysses']} does not divide the {config.num_heads // sizes['tensor']} heads that tensor="
-            f"{sizes['tensor']} leaves on a device; use ring for the rest of the sequence"
+            f"mesh ulysses={sizes['ulysses']} does not divide the {config.num_heads // sizes['tensor']} heads that "
+            f"tensor={sizes['tensor']} leaves on a device; use ring for the rest of the sequence"
         )
 
 
@@ -72,7 +73,8 @@ class Layout:
     def embed(self, table: jax.Array, tokens: jax.Array) -> jax.Array:
         """Rows of table [vocabulary, embed] for tokens [batch, tokens]: [batch, tokens, embed].
 
-        By hand, because the compiler answers a lookup in a table sharded over both dimensions by replicating its result.
+        By hand, because the compiler answers a lookup in a table sharded over both dimensions by replicating its
+        result.
         """
 
         def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -86,8 +88,8 @@ class Layout:
     def columns(self, x: jax.Array, weight: jax.Array) -> jax.Array:
         """x [batch, tokens, in] @ weight [in, out split over tensor] -> [batch, tokens, out split over tensor].
 
-        The products run on the tokens of a shard as one axis: inside the compiler's own partitioning the two sharded axes
-        could not be joined, and a CPU multiplies arrays of rank 3 at half the speed.
+        The products run on the tokens of a shard as one axis: inside the compiler's own partitioning the two sharded
+        axes could not be joined, and a CPU multiplies arrays of rank 3 at half the speed.
         """
 
         def local(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -96,7 +98,7 @@ class Layout:
         return self._sharded(local, (HIDDEN, PartitionSpec(None, "tensor")), WIDE)(x, weight)
 
     def rows(self, x: jax.Array, weight: jax.Array) -> jax.Array:
-        """x [batch, tokens, in split over tensor] @ weight [in split over tensor, out] -> [batch, tokens, out], summed."""
+        """x [batch, tokens, in] @ weight [in, out], `in` split over tensor in both -> [batch, tokens, out], summed."""
 
         def local(x: jax.Array, weight: jax.Array) -> jax.Array:
             return jax.lax.psum((x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:2], -1), "tensor")

@@ -1,8 +1,8 @@
 """Durable states through Orbax: saved asynchronously and sharded, restored onto any mesh.
 
 A checkpoint exists when Orbax has renamed its folder into place; a process killed while writing leaves none. Two kinds:
-the trainer's own checkpoints (weights, optimizer, step), of which the newest are kept, and `params`, the immutable weights
-that a finished stage hands to the next.
+the trainer's own checkpoints (weights, optimizer, step), of which the newest are kept, and `params`, the immutable
+weights that a finished stage hands to the next.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class Checkpoints:
-    """The checkpoints of one state folder, `DIR/checkpoints/STEP`. Use as a context manager: leaving waits for saves."""
+    """The checkpoints of one state folder, `DIR/checkpoints/STEP`. A context manager: leaving waits for saves."""
 
     def __init__(self, state_dir: str, keep: int) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=True)

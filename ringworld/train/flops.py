@@ -7,14 +7,15 @@ arXiv 2204.02311), and with attention counted over the pairs that the mask lets 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ringworld.model.config import ModelConfig
 
-# Dense bf16 peak of one device as jax counts devices, operations per second, by a part of its device_kind; vendors' data
-# sheets. A v4 or v5p device is a whole chip (two cores).
+# Dense bf16 peak of one device as jax counts devices, operations per second, by a part of its device_kind; vendors'
+# data sheets. A v4 or v5p device is a whole chip (two cores).
 PEAK_FLOPS: tuple[tuple[str, float], ...] = (
     ("v6", 918e12),
     ("v5p", 459e12),
@@ -40,7 +41,7 @@ def training_flops(config: ModelConfig, tokens: int, attention_pairs: int) -> fl
     return 6.0 * matmul_parameters(config) * tokens + float(per_pair) * attention_pairs
 
 
-def device_peak_flops(device: jax.Device, dtype: jnp.dtype) -> float:
+def device_peak_flops(device: Any, dtype: Any) -> float:
     """Peak operations per second of one device: from the table, or for a CPU the measured rate of a matrix product."""
     for name, peak in PEAK_FLOPS:
         if name.lower() in device.device_kind.lower():
@@ -48,7 +49,7 @@ def device_peak_flops(device: jax.Device, dtype: jnp.dtype) -> float:
     return _measured_rate(device, dtype)
 
 
-def _measured_rate(device: jax.Device, dtype: jnp.dtype, size: int = 1536, runs: int = 4) -> float:
+def _measured_rate(device: Any, dtype: Any, size: int = 1536, runs: int = 4) -> float:
     matrix = jax.device_put(jnp.ones((size, size), dtype), device)
     product = jax.jit(lambda x: x @ x)
     product(matrix).block_until_ready()

@@ -1,15 +1,15 @@
 """Cross entropy over a vocabulary, in chunks of tokens: the logits of a whole sequence never exist.
 
-Inside a shard the tokens are walked chunk by chunk. The training loss computes its gradient in the same walk (each chunk's
-logits are used for the loss, for the gradient of the hidden states and for the head's, then dropped), so the backward pass
-only scales: three matrix products per chunk where recomputation would cost four. The vocabulary may be split over `tensor`;
-then each device holds its columns' logits only.
+Inside a shard the tokens are walked chunk by chunk. The training loss computes its gradient in the same walk (each
+chunk's logits are used for the loss, for the gradient of the hidden states and for the head's, then dropped), so the
+backward pass only scales: three matrix products per chunk where recomputation would cost four. The vocabulary may be
+split over `tensor`; then each device holds its columns' logits only.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ TOKEN_AXES = (*BATCH_AXES, *SEQUENCE_AXES)
 
 
 class TokenScores(NamedTuple):
-    """loss: float32 [batch, tokens], nats of each target. hit: bool [batch, tokens], the target is the likeliest token."""
+    """Both [batch, tokens]. loss: float32, nats of each target. hit: bool, the target is the likeliest token."""
 
     loss: jax.Array
     hit: jax.Array
@@ -35,9 +35,9 @@ def cross_entropy(
 ) -> jax.Array:
     """The sum over all tokens of weight * -log softmax(hidden @ head)[target], float32 scalar.
 
-    hidden [batch, tokens, embed] in the compute dtype; head float32 [embed, vocabulary]; targets int32 and weights float32
-    [batch, tokens]; `chunk` tokens of a shard at a time. Differentiable in hidden and head; a target of weight 0 costs and
-    moves nothing, whatever its id.
+    hidden [batch, tokens, embed] in the compute dtype; head float32 [embed, vocabulary]; targets int32 and weights
+    float32 [batch, tokens]; `chunk` tokens of a shard at a time. Differentiable in hidden and head; a target of weight
+    0 costs and moves nothing, whatever its id.
     """
     return _cross_entropy(mesh, chunk, hidden, head, targets, weights)
 
@@ -50,7 +50,7 @@ def score_tokens(
     def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> TokenScores:
         head = head.astype(hidden.dtype)
 
-        def walk(_: None, piece: tuple[jax.Array, jax.Array]) -> tuple[None, TokenScores]:
+        def walk(_: None, piece: Any) -> tuple[None, TokenScores]:
             logits = _logits(piece[0], head)
             log_normalizer, target_logit = _normalizer(logits), _pick(logits, piece[1])
             # A tie would make two tokens the likeliest; then neither is said to be.
@@ -61,9 +61,9 @@ def score_tokens(
         _, scores = lax.scan(walk, None, pieces)
         return TokenScores(*(part.reshape(-1)[: targets.size].reshape(targets.shape) for part in scores))
 
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(HIDDEN, HEAD, ROWS), out_specs=TokenScores(ROWS, ROWS), check_vma=False
-    )(hidden, head, targets)
+    return jax.shard_map(local, mesh=mesh, in_specs=(HIDDEN, HEAD, ROWS), out_specs=ROWS, check_vma=False)(
+        hidden, head, targets
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -1,8 +1,8 @@
 """progress.jsonl: one line per step that counts, and nothing else.
 
-A step counts once a checkpoint at or past it survives, or while this process lives to make one. A resumed trainer therefore
-cuts the file back to the step it restored, and every step appears once. The loss is written with all the digits of its
-float32, so two files can be compared bit by bit.
+A step counts once a checkpoint at or past it survives, or while this process lives to make one. A resumed trainer
+therefore cuts the file back to the step it restored, and every step appears once. The loss is written with all the
+digits of its float32, so two files can be compared bit by bit.
 """
 
 from __future__ import annotations

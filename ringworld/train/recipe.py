@@ -41,7 +41,8 @@ class OptimizerConfig:
             raise UserError(f"optimizer.minimum_rate={self.minimum_rate}: must lie in 0..{self.learning_rate}")
         if self.warmup_steps < 0 or self.clip_norm <= 0:
             raise UserError(
-                f"optimizer.warmup_steps={self.warmup_steps}, clip_norm={self.clip_norm}: warmup is 0 or more, the norm above 0"
+                f"optimizer.warmup_steps={self.warmup_steps}, clip_norm={self.clip_norm}: "
+                f"warmup is 0 or more, the norm above 0"
             )
 
 
@@ -72,7 +73,8 @@ class TrainRecipe:
         if self.batch_tokens < self.sequence or self.batch_tokens % self.sequence:
             nearest = max(1, round(self.batch_tokens / self.sequence)) * self.sequence
             raise UserError(
-                f"batch_tokens={self.batch_tokens} is not a multiple of sequence={self.sequence}; the nearest is {nearest}"
+                f"batch_tokens={self.batch_tokens} is not a multiple of sequence={self.sequence}; "
+                f"the nearest is {nearest}"
             )
         if self.steps < 1:
             raise UserError(f"steps={self.steps}: train for 1 step or more")
@@ -89,7 +91,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """Paths or URLs: the packing plan, the token store, the weights to start from (init=params), the folder to write to."""
+    """Paths or URLs: the packing plan, the token store, the folder to write to, the weights to start from."""
 
     plan: str
     tokens: str

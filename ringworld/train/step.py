@@ -1,8 +1,9 @@
 """The compiled training step, and the state that it moves.
 
-`TrainStep` holds pure functions over one mesh: `init` makes a state, `step` consumes a state and a batch and gives the next
-state and its metrics (the old state's memory is reused). The state is a plain tree, sharded by the model's table:
-`{"params": ..., "optimizer": ..., "step": int32}`. The planner lowers the very same `step` for hardware that is not here.
+`TrainStep` holds pure functions over one mesh: `init` makes a state, `step` consumes a state and a batch and gives the
+next state and its metrics (the old state's memory is reused). The state is a plain tree, sharded by the model's table:
+`{"params": ..., "optimizer": ..., "step": int32}`. The planner lowers the very same `step` for hardware that is not
+here.
 """
 
 from __future__ import annotations

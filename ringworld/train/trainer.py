@@ -1,8 +1,8 @@
 """The training loop: restore or begin, feed, step, record, save.
 
 What a step trains on is a function of the step number alone, so the loop keeps no other position: after any death it
-continues at the newest checkpoint with the very tokens that come next. A loss or gradient that is not finite stops the job
-before it can reach a checkpoint.
+continues at the newest checkpoint with the very tokens that come next. A loss or gradient that is not finite stops the
+job before it can reach a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from ringworld.data.loader import Loader
-from ringworld.data.packing import PackingPlan, rows_at_step
+from ringworld.data.packing import PackingPlan
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
 from ringworld.mesh import ROWS, MeshSpec, make_mesh
@@ -84,7 +85,7 @@ def open_loader(job: TrainJob) -> Loader:
 
 
 def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int, State]:
-    """The step number already done and the state after it: the newest checkpoint, else what the recipe's `init` says."""
+    """The step already done and the state after it: the newest checkpoint's, else what the recipe's `init` says."""
     newest = checkpoints.latest_step()
     if newest is not None:
         print(f"resuming at step {newest}", file=sys.stderr, flush=True)
@@ -109,11 +110,11 @@ def feed(loader: Loader, mesh: Mesh, first: int, last: int) -> Iterator[Arrays]:
     """Batches first..last-1 on the mesh. Each process reads only the slots that its own devices hold."""
     sharding = NamedSharding(mesh, ROWS)
     shape = (loader.rows_per_batch, loader.plan.sequence)
-    held = list(sharding.addressable_devices_indices_map(shape).values())
+    held: list[Any] = list(sharding.addressable_devices_indices_map(shape).values())
     rows, columns = (_bounds([index[axis] for index in held], shape[axis]) for axis in (0, 1))
 
     def place(local: np.ndarray) -> jax.Array:
-        def piece(index: tuple[slice, ...]) -> np.ndarray:
+        def piece(index: Any) -> np.ndarray:
             own = _within(index[0], rows, shape[0]), _within(index[1], columns, shape[1])
             return local[own]
 
@@ -175,11 +176,12 @@ class Recorder:
 
     def _not_finite(self, step: int, loss: float, norm: float) -> str:
         loader = self._loader
-        rows = rows_at_step(step - 1, loader.rows_per_batch, loader.plan.num_rows, loader.seed)
+        rows = loader.rows_at(step - 1)
+        rate = self._job.recipe.optimizer.learning_rate
         return (
-            f"step {step}: loss={loss}, gradient norm={norm}. Its batch is rows {list(map(int, rows))} of the packing plan. "
-            f"The checkpoints before it are kept; lower optimizer.learning_rate (now {self._job.recipe.optimizer.learning_rate}), "
-            f"lengthen warmup_steps, or look at these rows"
+            f"step {step}: loss={loss}, gradient norm={norm}. Its batch is rows {rows.tolist()} of the packing plan. "
+            f"The checkpoints before it are kept; lower optimizer.learning_rate (now {rate}), lengthen warmup_steps, "
+            f"or look at these rows"
         )
 
 

@@ -1,7 +1,7 @@
 """What watches over a trainer: the stall watchdog, the parent's death, and the request to stop.
 
-All three end in an exit code of the contract. The watchdog and the parent's watch run in one thread that never touches JAX,
-so they work while the main thread hangs in a collective.
+All three end in an exit code of the contract. The watchdog and the parent's watch run in one thread that never touches
+JAX, so they work while the main thread hangs in a collective.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEARTBEAT_VARIABLE = "RINGWORLD_HEARTBEAT"  # a file: touched while this process
 
 
 class Vigil:
-    """Started once per process. `beat()` after every finished step; `startup_seconds` bounds the time to the first one."""
+    """One per process. `beat()` after every finished step; `startup_seconds` bounds the time to the first."""
 
     def __init__(self, stall_seconds: float, startup_seconds: float) -> None:
         self._stall, self._allowed = stall_seconds, startup_seconds

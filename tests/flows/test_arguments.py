@@ -10,9 +10,11 @@ from stages.curriculum import build
 
 
 def test_every_word_reaches_its_owner():
-    flow = parse(
-        ["curriculum=tiny", "placement=local", "run=2026", "root=/r", "hosts=2", "dry_run=true", "only=text-1k", "force=a,b", "placement.mesh.ring=2", "stages.text-1k.steps=7"]
+    words = (
+        "curriculum=tiny placement=local run=2026 root=/r hosts=2 dry_run=true only=text-1k force=a,b "
+        "placement.mesh.ring=2 stages.text-1k.steps=7"
     )
+    flow = parse(words.split())
     assert (flow.arguments.run_name, flow.arguments.root, flow.arguments.dry_run) == ("2026", "/r", True)
     assert (flow.arguments.only, flow.arguments.force) == ("text-1k", "a,b")
     assert (flow.site.hosts, flow.site.mesh) == (2, "data=1,fsdp=1,tensor=1,ulysses=1,ring=2")
@@ -36,9 +38,12 @@ def test_a_run_is_named_after_its_curriculum():
     ],
 )
 def test_a_command_line_that_cannot_work_is_refused(words, said):
-    with pytest.raises((UserError, errors.UserError), match=said):
+    def plan():
         flow = parse(words)
-        build(flow.curriculum, flow.site)
+        return build(flow.curriculum, flow.site)
+
+    with pytest.raises((UserError, errors.UserError), match=said):
+        plan()
 
 
 def test_a_submitted_job_needs_a_root_that_outlives_it(monkeypatch):

@@ -13,12 +13,13 @@ from ringworld.data.token_store import INDEX_SCHEMA, StoreInfo, TokenStore, writ
 from ringworld.data.tokenizers import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
+_WORDS = "the whale sailed north while captain ahab slept and the sea was calm again that night"
 
 
 def prose(seed: int, sentences: int) -> str:
     """Text with something to learn in it: sentences over a small vocabulary."""
     rng = np.random.default_rng(seed)
-    words = ["the", "whale", "sailed", "north", "while", "captain", "ahab", "slept", "and", "the", "sea", "was", "calm", "again", "that", "night"]
+    words = _WORDS.split()
     return " ".join(" ".join(rng.choice(words, 8)) + "." for _ in range(sentences))
 
 

@@ -1,6 +1,8 @@
 """Curricula and placements: the shipped files build, identity holds no placement, and what cannot be is refused."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,10 @@ from stages.curriculum import build, length_label, load_curriculum, load_site
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CURRICULA = sorted(path.stem for path in (CONFIGS / "curricula").glob("*.yaml"))
 PLACEMENTS = sorted(path.stem for path in (CONFIGS / "placements").glob("*.yaml"))
+
+
+def recipe(stage: Stage) -> Any:
+    return stage.recipe
 
 
 def graph(curriculum="tiny", placement="local", words=(), placing=()) -> dict[str, Stage]:
@@ -30,19 +36,20 @@ def test_a_stage_is_the_same_stage_wherever_it_is_placed(placement):
 
 @pytest.mark.parametrize("curriculum", CURRICULA)
 def test_every_shipped_curriculum_builds(curriculum):
-    assert {stage.recipe.kind for stage in graph(curriculum).values()} >= {"documents", "tokens", "pack", "train", "evaluate"}
+    kinds = {stage.recipe.kind for stage in graph(curriculum).values()}
+    assert kinds >= {"documents", "tokens", "pack", "train", "evaluate"}
 
 
 def test_each_text_stage_starts_from_the_one_before_with_a_larger_theta():
     stages = graph()
     chain = ["text-512", "text-1k", "text-2k", "text-4k", "text-8k"]
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         assert stages[after].inputs["params"] is stages[before]
-        assert stages[after].recipe.model.rope.theta > stages[before].recipe.model.rope.theta
+        assert recipe(stages[after]).model.rope.theta > recipe(stages[before]).model.rope.theta
         evaluation = stages[f"evaluate-{after}"]
         assert evaluation.inputs["before"] is stages[before]
-        assert evaluation.recipe.before_rope == stages[before].recipe.model.rope
-        assert evaluation.recipe.past == stages[before].recipe.sequence
+        assert recipe(evaluation).before_rope == recipe(stages[before]).model.rope
+        assert recipe(evaluation).past == recipe(stages[before]).sequence
 
 
 def test_lwm_7b_states_the_papers_text_stages():
@@ -55,14 +62,14 @@ def test_lwm_7b_states_the_papers_text_stages():
         "text-1m": (2**20, 5e7, 450, "fsdp=-1,tensor=16,ring=4"),
     }
     for name, (sequence, theta, steps, mesh) in facts.items():
-        recipe = stages[name].recipe
-        assert (recipe.sequence, recipe.model.rope.theta, recipe.steps) == (sequence, theta, steps)
-        assert recipe.batch_tokens == 2**22
+        found = recipe(stages[name])
+        assert (found.sequence, found.model.rope.theta, found.steps) == (sequence, theta, steps)
+        assert found.batch_tokens == 2**22
         assert stages[name].placement.mesh == mesh
     for length in ("128k", "256k", "512k", "1m"):
         chat = stages[f"text-chat-{length}"]
         assert chat.inputs["params"] is stages[f"text-{length}"]
-        assert chat.recipe.model.rope == stages[f"text-{length}"].recipe.model.rope
+        assert recipe(chat).model.rope == recipe(stages[f"text-{length}"]).model.rope
 
 
 def test_a_change_upstream_changes_identities_downstream_and_nowhere_else():
@@ -78,7 +85,7 @@ def test_hosts_share_this_machines_processors():
 
 
 def test_sources_may_be_one_word():
-    assert graph(words=["sources.text=a/*.txt,b.md"])["documents"].recipe.sources == ("a/*.txt", "b.md")
+    assert recipe(graph(words=["sources.text=a/*.txt,b.md"])["documents"]).sources == ("a/*.txt", "b.md")
 
 
 @pytest.mark.parametrize(
@@ -115,4 +122,3 @@ def test_a_placement_that_cannot_be_is_refused_before_any_work(placing, said):
 
 def test_lengths_have_names():
     assert [length_label(n) for n in (512, 1024, 8192, 1000, 1 << 20)] == ["512", "1k", "8k", "1000", "1m"]
-

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -57,9 +58,12 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str], secon
         time.sleep(0.02)
 
 
-def manifest(root: Path, stage: str) -> dict | None:
-    path = root / RUN / stage / "manifest.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def done(root: Path, stage: str) -> bool:
+    return (root / RUN / stage / "manifest.json").exists()
+
+
+def manifest(root: Path, stage: str) -> dict[str, Any]:
+    return json.loads((root / RUN / stage / "manifest.json").read_text())
 
 
 def losses(root: Path, stage: str, states: Sequence[str] = ("1",)) -> list[tuple[int, float]]:

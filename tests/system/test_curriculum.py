@@ -18,7 +18,7 @@ STAGES = (
 
 def test_every_stage_is_done_and_learns(calm):
     for stage in STAGES:
-        assert flow.manifest(calm, stage) is not None, stage
+        assert flow.done(calm, stage), stage
     for stage in ("evaluate-text-256", "evaluate-text-512"):
         values = flow.manifest(calm, stage)["values"]
         assert values["loss_after"] < values["loss_before"]
@@ -26,10 +26,10 @@ def test_every_stage_is_done_and_learns(calm):
     assert len(flow.losses(calm, "text-256")) == 40
 
 
-def test_the_log_shows_step_loss_speed_and_time_left(calm):
+def test_the_log_shows_step_loss_and_speed(calm):
     log = (calm / "flow.log").read_text()
     assert "text-256 step" in log
-    assert all(word in log for word in ("loss", "tokens/s", "left", "text-512 finished"))
+    assert all(word in log for word in ("loss", "tokens/s", "text-512 finished"))
     assert "\x1b" not in log
 
 
@@ -65,7 +65,7 @@ def test_only_runs_one_stage_and_nothing_else(prepared, calm, sources):
     root = prepared("text-512")
     ended = flow.run(root, sources, "only=text-512")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert flow.manifest(root, "evaluate-text-512") is None
+    assert not flow.done(root, "evaluate-text-512")
     assert flow.losses(root, "text-512") == flow.losses(calm, "text-512")
 
 

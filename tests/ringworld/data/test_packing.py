@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringworld.data.files import read_table
+from ringworld.data.order import Corpus
 from ringworld.data.packing import (
     PackingPlan,
     evaluation_rows,
     first_fit,
     loss_weights,
+    mix,
     pack,
-    row_order,
-    rows_at_step,
     select,
+    select_whole,
 )
 from ringworld.data.token_store import TokenIndex
 from ringworld.errors import UserError
@@ -95,12 +99,80 @@ def test_a_plan_is_kept_as_it_is(tmp_path: Path) -> None:
     plan.save(str(tmp_path / "plan.parquet"))
     loaded = PackingPlan.load(str(tmp_path / "plan.parquet"))
     assert (loaded.sequence, loaded.weigh_by, loaded.tokenizer_hash) == (16, "example", "hash")
-    for name in ("row", "slot", "document", "start", "length", "weight"):
+    assert (loaded.marked, loaded.corpora) == (False, (Corpus("", plan.num_rows),))
+    assert np.array_equal(loaded.answers, loaded.length)
+    for name in ("row", "slot", "document", "start", "length", "answers", "weight"):
         assert getattr(loaded, name).dtype == getattr(plan, name).dtype
         assert np.array_equal(getattr(loaded, name), getattr(plan, name))
     pq.write_table(pa.table({"row": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"other\.parquet is no packing plan"):
         PackingPlan.load(str(tmp_path / "other.parquet"))
+
+
+def test_a_plan_written_before_there_were_answers_counts_every_target(tmp_path: Path) -> None:
+    plan = plan_of([5, 40, 9, 9], 16)
+    plan.save(str(tmp_path / "plan.parquet"))
+    table = read_table(str(tmp_path / "plan.parquet")).drop_columns(["answers"])
+    about = {"schema": 1, "sequence": 16, "weigh_by": "example", "tokenizer_hash": "hash", "fill": plan.fill}
+    pq.write_table(table.replace_schema_metadata({"ringworld.plan": json.dumps(about)}), tmp_path / "old.parquet")
+    old = PackingPlan.load(str(tmp_path / "old.parquet"))
+    assert (old.marked, old.corpora) == (plan.marked, plan.corpora)
+    assert np.array_equal(old.answers, plan.length)
+
+
+def conversations_of(tokens: list[int], answers: list[int], corpora: list[str]) -> TokenIndex:
+    return replace(index_of(tokens), answers=np.array(answers), corpus=np.array(corpora, object))
+
+
+@given(st.lists(st.tuples(st.integers(2, 30), st.integers(0, 3), st.sampled_from("ab")), min_size=1, max_size=40))
+def test_a_conversation_is_packed_whole_or_dropped_and_counted(found: list[tuple[int, int, str]]) -> None:
+    tokens, answers, corpora = (list(column) for column in zip(*found, strict=True))
+    index, sequence = conversations_of(tokens, answers, corpora), 16
+    here = [k for k, (size, marked, corpus) in enumerate(found) if corpus == "a" and size <= 17 and marked]
+    if not here:
+        with pytest.raises(
+            UserError, match=r"here: none of \d+ train conversations of a fits a row of 16 tokens whole"
+        ):
+            select_whole(index, "train", "a", sequence, "here")
+        return
+    whole = select_whole(index, "train", "a", sequence, "here")
+    assert whole.documents.tolist() == here
+    assert whole.dropped.get("longer than a row", 0) == sum(c == "a" and t > 17 for t, _, c in found)
+    assert whole.dropped.get("no answer", 0) == sum(c == "a" and t <= 17 and not n for t, n, c in found)
+    plan = pack(index, whole.documents, sequence, "example")
+    assert plan.marked
+    assert sorted(plan.document.tolist()) == here
+    assert not plan.start.any()
+    assert (plan.length == index.tokens[plan.document] - 1).all()
+    assert (plan.answers == np.array(answers)[plan.document]).all()
+
+
+def test_what_select_whole_would_not_take_is_never_packed() -> None:
+    for index in (conversations_of([18], [1], ["a"]), conversations_of([9], [0], ["a"])):
+        with pytest.raises(ValueError, match="cannot be packed"):
+            pack(index, np.array([0]), 16, "example")
+    with pytest.raises(UserError, match="a store of plain text has no conversations"):
+        select_whole(index_of([9]), "train", "a", 16, "here")
+    with pytest.raises(UserError, match="cut from plain text"):
+        evaluation_rows(conversations_of([40], [9], ["a"]), "train", 16, 1)
+
+
+def test_a_mixture_keeps_the_rows_of_its_corpora_apart(tmp_path: Path) -> None:
+    index = conversations_of([9, 9, 9, 5, 5, 17], [3] * 6, [*"aaabba"])
+    plans = {
+        corpus: pack(index, select_whole(index, "train", corpus, 16, "here").documents, 16, "example")
+        for corpus in "ab"
+    }
+    mix(plans, {"a": 0.7, "b": 0.3}).save(str(tmp_path / "plan.parquet"))
+    plan = PackingPlan.load(str(tmp_path / "plan.parquet"))
+    assert plan.corpora == (Corpus("a", 3, 0.7), Corpus("b", 1, 0.3))
+    assert plan.num_rows == 4
+    for row, corpus in enumerate("aaab"):
+        inside = plan.document[plan.row_start[row] : plan.row_start[row + 1]]
+        assert len(inside)
+        assert set(index.corpus[inside]) == {corpus}  # type: ignore[index]
+    with pytest.raises(ValueError, match="not of one kind"):
+        mix({"a": plans["a"], "b": replace(plans["b"], sequence=32)}, {"a": 1, "b": 1})
 
 
 def test_a_filter_that_nothing_passes_names_itself_and_what_exists() -> None:
@@ -111,23 +183,6 @@ def test_a_filter_that_nothing_passes_names_itself_and_what_exists() -> None:
         select(index, "train", 8192, None, "stages.text-8k.lengths")
     assert "stages.text-8k.lengths=[8192,null]" in str(error.value)
     assert "2 of 512-1023, 1 of 1024-2047" in str(error.value)
-
-
-@given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 2**40))
-def test_an_epoch_has_every_row_once(rows_per_batch: int, num_rows: int, seed: int) -> None:
-    steps = -(-3 * num_rows // rows_per_batch)
-    drawn = np.concatenate([rows_at_step(step, rows_per_batch, num_rows, seed) for step in range(steps)])
-    for epoch in range(3):
-        assert sorted(drawn[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
-
-
-def test_epochs_and_seeds_differ_and_the_order_never_changes() -> None:
-    orders = {tuple(row_order(50, seed, epoch).tolist()) for seed in range(5) for epoch in range(5)}
-    assert len(orders) == 25
-    # Pinned: a run resumed years later must draw the same rows.
-    assert row_order(8, 0, 0).tolist() == [0, 1, 6, 3, 5, 4, 2, 7]
-    first = np.stack([row_order(4, seed, 0) for seed in range(4000)])[:, 0]
-    assert np.bincount(first).min() > 900
 
 
 def test_evaluation_takes_the_start_of_every_document_before_any_next_window() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,62 @@ def test_a_split_needs_two_documents() -> None:
         held_out(DIGESTS[:1], SHORT[:1], 0.1, 0, 512)
     with pytest.raises(UserError, match=r"held_out=1\.5"):
         held_out(DIGESTS, SHORT, 1.5, 0, 512)
+
+
+def test_answers_lie_beside_their_tokens(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    info = StoreInfo("hash", 300, 1, 1, answers=True)
+    documents = [random.integers(0, 300, n) for n in (300_000, 7, 50)]
+    answers = [random.random(len(ids)) < 0.3 for ids in documents]
+    offsets = write_shard(str(tmp_path), 4, documents, info, answers)
+    columns = {
+        "document": [0, 1, 2],
+        "sha256": [""] * 3,
+        "source": [""] * 3,
+        "shard": [4] * 3,
+        "offset": offsets,
+        "tokens": [len(ids) for ids in documents],
+        "split": ["train"] * 3,
+        "corpus": ["chat", "qa", "chat"],
+        "answers": [int(marks[1:].sum()) for marks in answers],
+    }
+    write_index(str(tmp_path), info, pa.table(columns))
+    store = TokenStore.open(str(tmp_path))
+    assert store.info == info
+    assert list(store.index.corpus) == columns["corpus"]  # type: ignore[call-overload]
+    assert store.index.answers.tolist() == columns["answers"]  # type: ignore[union-attr]
+    places = [0, 2, 0, 1], [262_000, 3, 5, 0], [500, 47, 1, 7]
+    found = zip(store.read_many(*places), store.read_answers(*places), *places, strict=True)
+    for ids, marks, document, start, length in found:
+        assert np.array_equal(ids, documents[document][start : start + length])
+        assert np.array_equal(marks, answers[document][start : start + length])
+    with pytest.raises(IndexError, match="document 1"):
+        store.read_answers([1], [3], [5])
+
+
+def test_a_store_of_text_has_no_answers_and_looks_as_it_always_did(tmp_path: Path) -> None:
+    make(tmp_path, [[np.arange(5)]])
+    described = json.loads((tmp_path / "store.json").read_text())
+    assert described == {
+        "schema": 1,
+        "tokenizer_hash": "hash",
+        "vocabulary_size": 2048,
+        "eos_id": 1,
+        "pad_id": 1,
+        "dtype": "uint16",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.parquet", "shard-00000", "store.json"]
+    store = TokenStore.open(str(tmp_path))
+    assert (store.index.answers, store.index.corpus) == (None, None)
+    with pytest.raises(UserError, match="marks no answers"):
+        store.read_answers([0], [0], [1])
+    (tmp_path / "store.json").write_text(json.dumps(described | {"schema": 3}))
+    with pytest.raises(UserError, match=r"schema 3, this version reads 1 \(text\) and 2 \(conversations\)"):
+        TokenStore.open(str(tmp_path))
+
+
+def test_answers_are_given_where_the_store_marks_them_and_only_there(tmp_path: Path) -> None:
+    ids = [np.arange(5)]
+    for marks, answers in ((True, None), (True, [np.ones(4)]), (False, [np.ones(5)])):
+        with pytest.raises(ValueError, match="answers must be given for each token"):
+            write_shard(str(tmp_path), 0, ids, StoreInfo("hash", 300, 1, 1, answers=marks), answers)

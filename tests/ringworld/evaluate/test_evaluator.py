@@ -1,6 +1,7 @@
 """An evaluation end to end: figures that agree with a direct computation, and the files that it leaves."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -66,16 +67,16 @@ def test_losses_are_those_of_the_model_computed_directly(job, figures):
 
 
 def test_it_leaves_figures_and_pictures(job, figures):
-    output = job.inputs.output
-    written = json.load(open(f"{output}/evaluation.json"))
+    output = Path(job.inputs.output)
+    written = json.loads((output / "evaluation.json").read_text())
     assert written["loss_after"] == figures["loss_after"]
     assert {(cell["length"], cell["depth"]) for cell in written["needle_cells"]} == {
         (n, d) for n in (256, 512) for d in (0, 1)
     }
     assert len(written["needle_prompts"]) == 4
     for picture in ("loss_by_position.png", "needle.png"):
-        assert open(f"{output}/{picture}", "rb").read(8) == b"\x89PNG\r\n\x1a\n"
-    progress = json.load(open(f"{output}/progress.json"))
+        assert (output / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    progress = json.loads((output / "progress.json").read_text())
     assert progress["step"] == progress["of"]
 
 

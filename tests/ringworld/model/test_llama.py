@@ -19,10 +19,10 @@ CONFIG = ModelConfig(
 
 def run(config, params, tokens, positions, segments, mesh=None):
     mesh = mesh or make_mesh(MeshSpec(), jax.devices()[:1])
-    arrays = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segments))
+    tokens, positions, segments = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segments))
     model = bind(config, params)
     rope = make_rope(config.rope, config.head_dim)
-    return np.asarray(model(*arrays, rope, placing=Layout(mesh), dtype=jnp.dtype("float32")))
+    return np.asarray(model(tokens, positions, segments, rope, placing=Layout(mesh), dtype=jnp.dtype("float32")))
 
 
 def by_hand(config: ModelConfig, params, tokens: np.ndarray) -> np.ndarray:

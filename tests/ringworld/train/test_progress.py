@@ -29,7 +29,7 @@ def test_a_line_cut_short_by_a_crash_is_dropped_and_a_broken_one_elsewhere_is_no
     path.write_text(whole + whole[:20])
     assert [item.step for item in read_progress(path)] == [1]
     path.write_text(whole[:20] + "\n" + whole)
-    with pytest.raises(ValueError, match="Unterminated|Expecting"):
+    with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
         read_progress(path)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes bit by bit, it keeps going on other meshes, it stops on what is not finite."""
+"""The training loop: it learns, resumes bit by bit and on other meshes, and stops on what is not finite."""
 
 import dataclasses
 import os
