@@ -68,7 +68,8 @@ def peer(length: int) -> Callable[[], float]:
     config = transformers.LlamaConfig(  # pyright: ignore[reportCallIssue] (typed by the fields, takes any)
         vocab_size=SIZES["vocabulary"], hidden_size=SIZES["embed"], intermediate_size=SIZES["mlp"],
         num_hidden_layers=SIZES["layers"], num_attention_heads=SIZES["heads"], num_key_value_heads=SIZES["kv_heads"],
-        max_position_embeddings=length, attn_implementation="sdpa", use_cache=False,
+        max_position_embeddings=length, attn_implementation="sdpa"  # pyright: ignore[reportCallIssue] (typed by its fields, takes more)
+       , use_cache=False,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)

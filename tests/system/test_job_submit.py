@@ -1,7 +1,8 @@
-"""The flow as a submitted job: a head of our own with a token, `ray job submit --working-dir .`, and its exit status."""
+"""The flow as a submitted job: a head with a token, `ray job submit --working-dir .`, and its exit status."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import socket
@@ -28,7 +29,12 @@ def head(tmp_path_factory):
     """(environment, job server address) of a Ray head with token authentication; ended by its process id."""
     dashboard = free_port()
     place = tmp_path_factory.mktemp("r")
-    environment = {**flow.environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {
+        **flow.environment(),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `python` is ours
+    }
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}", "--disable-usage-stats",
@@ -56,7 +62,18 @@ def answers(port: int) -> bool:
 
 def submit(head, *words: str) -> subprocess.CompletedProcess[str]:
     environment, address = head
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", "flows/full_curriculum.py"]
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        address,
+        "--working-dir",
+        ".",
+        "--",
+        "python",
+        "flows/full_curriculum.py",
+    ]
     return subprocess.run(
         [*command, f"curriculum={flow.MICRO}", f"run={flow.RUN}", *words],
         cwd=flow.REPOSITORY, env=environment, capture_output=True, text=True, timeout=240,
