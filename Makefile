@@ -8,7 +8,7 @@ ARGS ?=
 
 setup: $(VENV)/ready
 
-# --no-deps: requirements.lock names every package, so nothing is left to resolve.
+# --no-deps: requirements.lock names every package, the build's too, so nothing is left to resolve.
 $(VENV)/ready: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not here; PYTHON=/path/to/python3.11 make $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

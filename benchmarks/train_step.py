@@ -65,12 +65,12 @@ def peer(length: int) -> Callable[[], float]:
     import torch  # pyright: ignore[reportMissingImports] (an extra)
     import transformers
 
-    config = transformers.LlamaConfig(  # pyright: ignore[reportCallIssue] (typed by the fields, takes any)
+    config = transformers.LlamaConfig(
         vocab_size=SIZES["vocabulary"], hidden_size=SIZES["embed"], intermediate_size=SIZES["mlp"],
         num_hidden_layers=SIZES["layers"], num_attention_heads=SIZES["heads"], num_key_value_heads=SIZES["kv_heads"],
-        max_position_embeddings=length, attn_implementation="sdpa"  # pyright: ignore[reportCallIssue] (typed by its fields, takes more)
-       , use_cache=False,
+        max_position_embeddings=length, use_cache=False,
     )  # fmt: skip
+    config._attn_implementation = "sdpa"
     model = transformers.LlamaForCausalLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
     tokens = torch.randint(0, SIZES["vocabulary"], (1, length))

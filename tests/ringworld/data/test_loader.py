@@ -117,7 +117,8 @@ def test_a_part_reads_only_its_own_tokens(
     monkeypatch.setattr(store, "read_many", counted)
     loader = Loader(store, plan, seed=1, rows_per_batch=ROWS)
     loader.batch(0, slice(1, 2), slice(8, 16))
-    loader.examples(0), loader.tokens(0), loader.attention_pairs(0)
+    for count in (loader.examples, loader.tokens, loader.attention_pairs):
+        count(0)
     assert sum(read) <= 8 + len(read)
 
 
