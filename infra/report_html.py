@@ -7,20 +7,19 @@ name and value from outside passes through `infra.markup`, which escapes it.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from infra.markup import Html, element, join
+from infra.formats import MISSING, context, duration, figure, moment, size
+from infra.markup import Html, element
 from infra.records import flatten
-from infra.report_figures import Curve, Node, bars, chart, graph, short
+from infra.report_corpus import corpus
+from infra.report_figures import Curve, Node, chart, graph, short
+from infra.report_parts import cell, fields, number, section, tile
 from infra.report_style import STYLE
 
 if TYPE_CHECKING:
     from infra.report import ReportData, StageReport
-
-MISSING = "—"
 
 STATES = {
     "done": "done",
@@ -56,8 +55,8 @@ def render(data: ReportData) -> str:
         element("title", None, f"{data.run}: Ringworld run"),
         Html(f"<style>{STYLE}</style>"),
     )
-    sections = (_header, _stages, _training, _context, _pictures, _documents, _details, _provenance)
-    main = element("main", None, *(section(data) for section in sections))
+    sections = (_header, _stages, _training, _context, _pictures, corpus, _details, _provenance)
+    main = element("main", None, *(part(data) for part in sections))
     return "<!doctype html>\n" + element("html", {"lang": "en"}, head, element("body", None, main)) + "\n"
 
 
@@ -74,12 +73,12 @@ def _header(data: ReportData) -> Html:
         tiles.append((short(tokens), "tokens trained"))
     if seconds:
         tiles.append((duration(seconds), "work in all stages"))
-    speeds = [speed for stage in data.of_kind("train") if (speed := _number(stage.values, "tokens_per_second"))]
+    speeds = [speed for stage in data.of_kind("train") if (speed := number(stage.values, "tokens_per_second"))]
     if speeds:
         tiles.append((short(max(speeds)), "tokens per second, at best"))
     judged = _judged(data)
     if judged:
-        first, last = _number(judged[0].values, "loss_before"), _number(judged[-1].values, "loss_after")
+        first, last = number(judged[0].values, "loss_before"), number(judged[-1].values, "loss_after")
         if first is not None and last is not None:
             tiles.append((f"{first:.2f} → {last:.2f}", "held-out loss, first to last stage"))
     facts = [f"curriculum {data.curriculum}", f"started {moment(started)}" if started else "not started"]
@@ -91,7 +90,7 @@ def _header(data: ReportData) -> Html:
         element("h1", None, data.run),
         element("div", {"class": "soft"}, " · ".join(facts)),
         element("p", {"class": "summary"}, _summary(data)),
-        element("div", {"class": "tiles"}, *(_tile(*tile) for tile in tiles)),
+        element("div", {"class": "tiles"}, *(tile(*fact) for fact in tiles)),
     )
 
 
@@ -100,7 +99,7 @@ def _summary(data: ReportData) -> str:
     trained = [stage for stage in data.of_kind("train") if stage.values]
     lengths = [length for stage in trained if (length := _sequence(stage))]
     sentences = []
-    parameters = next((count for stage in trained if (count := _number(stage.values, "parameters"))), None)
+    parameters = next((count for stage in trained if (count := number(stage.values, "parameters"))), None)
     model = f"A model of {short(parameters)} parameters" if parameters else "A model"
     if len(set(lengths)) > 1:
         sentences.append(
@@ -142,7 +141,7 @@ def _stages(data: ReportData) -> Html | None:
     ]
     present = dict.fromkeys(node.state for node in nodes)
     legend = [element("span", None, element("i", {"class": f"dot {state}"}, ""), state) for state in present]
-    return _section(
+    return section(
         "Stages",
         "Each box is made from those that point to it. A finished one is kept and never made twice.",
         element(
@@ -172,7 +171,7 @@ def _training(data: ReportData) -> Html | None:
         )
         if (svg := _curves(drawn, key, title, unit, height, from_zero))
     ]
-    return _section(
+    return section(
         "Training",
         "All training stages end to end, over the tokens seen. Labels are the context lengths; each batch is the faint "
         "line, the trend is the strong one.",
@@ -183,7 +182,7 @@ def _training(data: ReportData) -> Html | None:
 def _curves(stages: Sequence[StageReport], key: str, title: str, unit: str, height: int, from_zero: bool) -> Html:
     curves, offset = [], 0.0
     for stage in stages:
-        points = [(offset + step["tokens"], float(step[key])) for step in stage.steps if _number(step, key) is not None]
+        points = [(offset + step["tokens"], float(step[key])) for step in stage.steps if number(step, key) is not None]
         if points:
             length = _sequence(stage)
             label = context(length) if length else stage.name
@@ -199,20 +198,20 @@ def _context(data: ReportData) -> Html | None:
     rows = []
     for stage in judged:
         values = stage.values
-        past = _number(values, "past")
-        needle = _number(values, "needle_exact")
-        digits = _number(values, "needle_digits")
+        past = number(values, "past")
+        needle = number(values, "needle_exact")
+        digits = number(values, "needle_digits")
         rows.append(
             element(
                 "tr",
                 None,
                 element("td", None, stage.name),
-                _cell(context(_sequence(stage))),
+                cell(context(_sequence(stage))),
                 *_before_after(values, "loss_before", "loss_after"),
-                _cell(f"past {context(past)}" if past else MISSING),
+                cell(f"past {context(past)}" if past else MISSING),
                 *_before_after(values, "loss_past_before", "loss_past_after"),
-                _cell(MISSING if needle is None else f"{100 * needle:.0f}%"),
-                _cell(MISSING if digits is None else f"{100 * digits:.0f}%"),
+                cell(MISSING if needle is None else f"{100 * needle:.0f}%"),
+                cell(MISSING if digits is None else f"{100 * digits:.0f}%"),
             )
         )
     groups = element(
@@ -226,7 +225,7 @@ def _context(data: ReportData) -> Html | None:
     )
     names = ("Context", "before", "after", "change", "positions", "before", "after", "change", "whole", "digits")
     head = element("tr", None, element("th", None, "Stage"), *(element("th", {"class": "n"}, name) for name in names))
-    return _section(
+    return section(
         "Does it use the longer context?",
         "Mean loss (nats per token) on documents kept out of training, by the model before and after each stage. The "
         "test is the second group: positions further into a document than the previous stage ever saw.",
@@ -235,11 +234,11 @@ def _context(data: ReportData) -> Html | None:
 
 
 def _before_after(values: Mapping[str, Any], before: str, after: str) -> tuple[Html, Html, Html]:
-    first, last = _number(values, before), _number(values, after)
+    first, last = number(values, before), number(values, after)
     shown = [MISSING if value is None else f"{value:.3f}" for value in (first, last)]
     if first is None or last is None:
-        return _cell(shown[0]), _cell(shown[1]), _cell(MISSING)
-    return _cell(shown[0]), _cell(shown[1]), _cell(f"{last - first:+.3f}", "good" if last < first else "bad")
+        return cell(shown[0]), cell(shown[1]), cell(MISSING)
+    return cell(shown[0]), cell(shown[1]), cell(f"{last - first:+.3f}", "good" if last < first else "bad")
 
 
 def _pictures(data: ReportData) -> Html | None:
@@ -252,7 +251,7 @@ def _pictures(data: ReportData) -> Html | None:
             groups.setdefault(_caption(picture.name), []).append(element("figure", None, image, caption))
     if not groups:
         return None
-    return _section(
+    return section(
         "Needles and loss by position",
         "A needle is one sentence (a city and its number) hidden at some depth of a long document; a cell says how "
         "often the model repeats the number. Loss by position shows what each further token of context is worth.",
@@ -268,60 +267,10 @@ def _caption(name: str) -> str:
     return known.get(name.rpartition("/")[2], name)
 
 
-def _documents(data: ReportData) -> Html | None:
-    parts: list[Html] = []
-    for stage in data.of_kind("documents"):
-        values = stage.values
-        seen, kept = _number(values, "seen"), _number(values, "kept")
-        facts = [
-            (f"{seen:,.0f}", "documents seen") if seen is not None else None,
-            (f"{kept:,.0f}", "documents kept") if kept is not None else None,
-            (size(amount), "of text") if (amount := _number(values, "bytes")) is not None else None,
-        ]
-        parts.append(element("div", {"class": "tiles"}, *(_tile(*fact) for fact in facts if fact)))
-        reasons = _amounts(values.get("reasons"))
-        broken = values.get("broken")
-        columns = []
-        if reasons:
-            ordered = dict(sorted(reasons.items(), key=lambda item: -item[1])[:_MANY])
-            columns.append(element("div", None, element("h3", None, "Left out, and why"), bars(ordered, "documents")))
-        if isinstance(broken, list) and broken:
-            names = [element("div", {"class": "mono"}, name) for name in broken[:_MANY]]
-            if len(broken) > _MANY:
-                names.append(element("div", {"class": "soft"}, f"and {len(broken) - _MANY} more"))
-            columns.append(element("div", None, element("h3", None, f"Broken files, skipped ({len(broken)})"), *names))
-        if columns:
-            parts.append(element("div", {"class": "card columns"}, *columns))
-    for stage in data.of_kind("tokens"):
-        values = stage.values
-        facts = [
-            (short(tokens), "tokens") if (tokens := _number(values, "tokens")) is not None else None,
-            (f"{count:,.0f}", "documents to train on") if (count := _number(values, "documents")) is not None else None,
-            (f"{held:,.0f}", "documents held out")
-            if (held := _number(values, "held_out_documents")) is not None
-            else None,
-            *_vocabulary(data),
-        ]
-        parts.append(element("div", {"class": "tiles"}, *(_tile(*fact) for fact in facts if fact)))
-        histogram = _amounts(values.get("histogram"))
-        if histogram:
-            ordered = sorted(histogram.items(), key=lambda item: int(item[0]) if item[0].isdecimal() else math.inf)
-            named = {_length_name(name): amount for name, amount in ordered}
-            title = element("h3", None, "Documents by length in tokens")
-            parts.append(element("div", {"class": "card"}, title, bars(named, "documents")))
-    shown = [part for part in parts if part and part != '<div class="tiles"></div>']
-    return _section("Data", "What was read, what was kept of it, and how long it is.", *shown) if shown else None
-
-
-def _vocabulary(data: ReportData) -> list[tuple[str, str]]:
-    sizes = [(_number(stage.values, "vocabulary"), stage.values.get("kind")) for stage in data.of_kind("tokenizer")]
-    return [(f"{count:,.0f}", f"tokens in the vocabulary ({kind or 'tokenizer'})") for count, kind in sizes if count]
-
-
 def _details(data: ReportData) -> Html | None:
     if not data.stages:
         return None
-    return _section(
+    return section(
         "Every stage",
         "Open one for its recipe, figures and files.",
         element("div", {"class": "card"}, *(_stage_details(stage) for stage in data.stages)),
@@ -353,11 +302,11 @@ def _stage_details(stage: StageReport) -> Html:
         "host": stage.host,
     }
     tables = [
-        _fields("Recipe", flatten(stage.recipe)),
-        _fields("Figures", {key: figure(value) for key, value in figures.items()}),
-        _fields("This stage", {key: value for key, value in facts.items() if value is not None}),
-        _fields("Files", {path: size(amount) for path, amount in stage.files[:_MANY]}, len(stage.files) - _MANY),
-        _fields("Longer figures", {key: json.dumps(value)[:400] for key, value in lists.items()}),
+        fields("Recipe", flatten(stage.recipe)),
+        fields("Figures", {key: figure(value) for key, value in figures.items()}),
+        fields("This stage", {key: value for key, value in facts.items() if value is not None}),
+        fields("Files", {path: size(amount) for path, amount in stage.files[:_MANY]}, len(stage.files) - _MANY),
+        fields("Longer figures", {key: json.dumps(value)[:400] for key, value in lists.items()}),
     ]
     inside = element("div", {"class": "inside columns"}, *(table for table in tables if table))
     return element("details", None, summary, inside)
@@ -372,7 +321,7 @@ def _headline(stage: StageReport) -> str:
         "kept": "documents kept",
     }
     for key, name in names.items():
-        value = _number(stage.values, key)
+        value = number(stage.values, key)
         if value is not None:
             return f"{name} {100 * value:.1f}%" if key == "fill" and value <= 1 else f"{name} {figure(value)}"
     return ""
@@ -392,8 +341,8 @@ def _provenance(data: ReportData) -> Html:
         **{library: ", ".join(found) for library, found in sorted(versions.items())},
     }
     command = element("code", {"class": "command"}, data.command) if data.command else None
-    table = _fields("", facts)
-    return _section(
+    table = fields("", facts)
+    return section(
         "Where this comes from",
         "The same command, given again, reuses what is done and resumes what is not.",
         element("div", {"class": "card"}, command, element("div", {"class": "inside"}, table)),
@@ -404,89 +353,20 @@ def _provenance(data: ReportData) -> Html:
 # ---------------------------------------------------------------------- small parts
 
 
-def _section(title: str, lead: str, *children: object) -> Html:
-    return element("section", None, element("h2", None, title), element("p", {"class": "lead"}, lead), *children)
-
-
-def _tile(amount: str, meaning: str) -> Html:
-    return element("div", {"class": "tile"}, element("b", None, amount), element("span", None, meaning))
-
-
-def _cell(content: str, style: str | None = None) -> Html:
-    inner = element("span", {"class": style}, content) if style else content
-    return element("td", {"class": "n"}, inner)
-
-
-def _fields(title: str, fields: Mapping[str, object], more: int = 0) -> Html | None:
-    if not fields:
-        return None
-    rows = [element("tr", None, element("td", None, key), element("td", None, value)) for key, value in fields.items()]
-    rest = element("p", {"class": "soft"}, f"and {more} more") if more > 0 else None
-    return element("div", None, element("h3", None, title) if title else None, element("table", None, join(rows)), rest)
-
-
-def duration(seconds: float) -> str:
-    """4.2 s, 3 min 12 s, 2 h 05 min, 3 d 4 h."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def context(length: float | None) -> str:
-    """A length in tokens as this field writes it: 512, 1K, 128K, 1M (powers of 1024)."""
-    if length is None:
-        return MISSING
-    whole = int(length)
-    for unit, letter in ((2**20, "M"), (2**10, "K")):
-        if whole >= unit and whole % unit == 0:
-            return f"{whole // unit}{letter}"
-    return f"{whole:,}"
-
-
-def size(amount: float) -> str:
-    """Bytes in decimal units."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if amount >= unit:
-            return f"{amount / unit:.3g} {name}"
-    return f"{amount:.0f} B"
-
-
-def figure(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def moment(iso: str) -> str:
-    """An ISO 8601 time as 2026-11-20 10:00 UTC; as it is when it is none."""
-    try:
-        when = datetime.fromisoformat(iso)
-    except ValueError:
-        return iso
-    return f"{when:%Y-%m-%d %H:%M} UTC"
-
-
 def _judged(data: ReportData) -> list[StageReport]:
     return [stage for stage in data.of_kind("evaluate") if stage.values]
 
 
 def _sequence(stage: StageReport) -> float | None:
-    return _number(stage.values, "sequence") or _number(stage.recipe, "sequence")
+    return number(stage.values, "sequence") or number(stage.recipe, "sequence")
 
 
 def _tokens(stage: StageReport) -> float:
-    return stage.steps[-1]["tokens"] if stage.steps else _number(stage.values, "tokens") or 0
+    return stage.steps[-1]["tokens"] if stage.steps else number(stage.values, "tokens") or 0
 
 
 def _fell(stage: StageReport, before: str, after: str) -> bool | None:
-    first, last = _number(stage.values, before), _number(stage.values, after)
+    first, last = number(stage.values, before), number(stage.values, after)
     return None if first is None or last is None else last < first
 
 
@@ -494,20 +374,3 @@ def _of(part: int, whole: int, name: str) -> str:
     if part == whole:
         return f"every {name}" if whole > 1 else f"the {name}"
     return f"{part} of {whole} {name}s"
-
-
-def _number(values: Mapping[str, Any], key: str) -> float | None:
-    """A finite number under `key`, or None for anything else."""
-    value = values.get(key)
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if usable else None
-
-
-def _amounts(value: Any) -> dict[str, float]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(key): amount for key in value if (amount := _number(value, key)) is not None}
-
-
-def _length_name(name: str) -> str:
-    return f"up to {context(int(name))}" if name.isdecimal() else name

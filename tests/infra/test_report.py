@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 from bs4 import BeautifulSoup
 
+from infra.formats import context, duration
 from infra.report import write_report
 from infra.report_figures import short, ticks
-from infra.report_html import context, duration
 from infra.storage import Store
 from tests.infra.run_on_disk import (
     DocumentsRecipe,
@@ -67,20 +67,25 @@ def write_run(store, stages, needle=NEEDLE, position=POSITION):
         stages["documents"],
         {
             "seen": 214,
-            "kept": 187,
+            "documents": 187,
             "bytes": 48_211_904,
             "reasons": {"too short": 17, "exact duplicate": 6, "mostly numbers": 3, "broken": 1},
-            "broken": [f"books/{HOSTILE}.txt"],
+            "refused": [f"books/{HOSTILE}.txt"],
         },
         {"documents-00000.parquet": b"x" * 900},
         seconds=21.4,
     )
-    finish(store, stages["tokenizer"], {"kind": "bpe", "vocabulary": 1000, "hash": "ab" * 32}, seconds=6.2)
-    histogram = {"512": 12, "1024": 24, "2048": 31, "4096": 40, "8192": 38, "longer": 42}
+    finish(store, stages["tokenizer"], {"family": "bpe", "vocabulary_size": 1000, "hash": "ab" * 32}, seconds=6.2)
+    lengths = {"512": 12, "1024": 24, "2048": 31, "4096": 40, "8192": 38, "16384": 42}
     finish(
         store,
         stages["tokens"],
-        {"documents": 178, "tokens": 14_211_904, "histogram": histogram, "held_out_documents": 9},
+        {
+            "tokens": 14_211_904,
+            "train": {"documents": 178},
+            "held_out": {"documents": 9},
+            "lengths": lengths,
+        },
         seconds=17.9,
     )
     for index, length in enumerate(LENGTHS):
@@ -196,7 +201,7 @@ def test_an_untouched_run_has_a_page_too(store, stages):
 
 def test_a_run_in_the_middle_shows_its_states_and_the_steps_so_far(store, stages):
     finish(store, stages["documents"], {"seen": 3})
-    finish(store, stages["tokens"], {"histogram": None, "tokens": "many"})
+    finish(store, stages["tokens"], {"lengths": None, "tokens": "many"})
     write_steps(store, stages["text-512"], count=1)
     finish(store, stages["eval-512"], {"loss_before": None, "needle_exact": "x", "loss_after": 3.0})
     states = {"documents": "finished", "text-512": "retrying", "tokenizer": "failed", "eval-512": "odd"}
