@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from infra.records import Record, Step, read_records, read_steps, write_view
+from infra.records import Record, read_records, read_steps, write_view
 from infra.redact import redact, redact_text
+from infra.report_data import Picture, ReportData, StageReport
 from infra.report_html import render
 from infra.stage import Stage, canonical, topological
 
@@ -24,56 +24,6 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 PICTURE_BYTES = 4 * 2**20
 PICTURES_PER_STAGE = 6
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG of a manifest, as a data URI."""
-
-    name: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class StageReport:
-    """What is known of a stage. values, recipe: redacted plain JSON. steps: of the newest series. None: not known yet.
-
-    state: one word for the graph, as the runner gives it; "done" or "waiting" by the manifest where it gives none.
-    """
-
-    name: str
-    kind: str
-    state: str
-    inputs: Mapping[str, str]
-    recipe: Mapping[str, Any]
-    values: Mapping[str, Any]
-    steps: tuple[Step, ...]
-    files: tuple[tuple[str, int], ...]
-    pictures: tuple[Picture, ...]
-    fingerprint: str
-    series: int | None
-    attempts: int | None
-    seconds: float | None
-    started: str | None
-    finished: str | None
-    host: str | None
-    commit: str | None
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """A run at the moment `written` (ISO 8601 UTC). stages: each after its inputs. command: how it was started."""
-
-    run: str
-    place: str
-    written: str
-    stages: tuple[StageReport, ...]
-    command: str = ""
-    curriculum: str = ""
-
-    def of_kind(self, kind: str) -> tuple[StageReport, ...]:
-        return tuple(stage for stage in self.stages if stage.kind == kind)
 
 
 def write_report(

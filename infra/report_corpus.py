@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.formats import context, size
 from infra.markup import Html, element
+from infra.report_data import ReportData
 from infra.report_figures import bars, short
 from infra.report_parts import amounts, number, section, tile
-
-if TYPE_CHECKING:
-    from infra.report import ReportData
 
 _MANY = 40  # rows of a list that a person would still read
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.formats import MISSING, context, duration, figure, moment, size
 from infra.markup import Html, element
 from infra.records import flatten
 from infra.report_corpus import corpus
+from infra.report_data import ReportData, StageReport
 from infra.report_figures import Curve, Node, chart, graph, short
 from infra.report_parts import cell, fields, number, section, tile
 from infra.report_style import STYLE
-
-if TYPE_CHECKING:
-    from infra.report import ReportData, StageReport
 
 STATES = {
     "done": "done",

@@ -65,21 +65,6 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
-class ModelSizes:
-    """ModelConfig without its rotary positions, which belong to a stage."""
-
-    vocabulary: int
-    num_layers: int
-    embed_dim: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_dim: int
-    tied_embeddings: bool = False
-    norm_epsilon: float = 1e-5
-
-
-@dataclass(frozen=True)
 class Training:
     """A training stage as a row of a table.
 
@@ -143,7 +128,7 @@ class Evaluation:
 class Curriculum:
     """The whole curriculum. base: `scratch`, or the Hugging Face Llama folder that the first stage starts from."""
 
-    model: ModelSizes
+    model: ModelConfig
     stages: Mapping[str, Training]
     base: str = "scratch"
     base_theta: float = 10_000.0
@@ -157,6 +142,8 @@ class Curriculum:
     evaluate: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
+        if self.model.rope != RopeConfig():
+            raise UserError("model.rope: positions belong to a stage; give stages.NAME.theta or stages.NAME.rope")
         if not self.stages:
             raise UserError("stages: none given; a curriculum trains at least one")
         names = list(self.stages)
@@ -419,8 +406,7 @@ def _evaluation(
 
 
 def _model(curriculum: Curriculum, row: Training) -> ModelConfig:
-    sizes = {name: getattr(curriculum.model, name) for name in ModelSizes.__dataclass_fields__}
-    return ModelConfig(**sizes, rope=_rope(row))
+    return replace(curriculum.model, rope=_rope(row))
 
 
 def _rope(row: Training) -> RopeConfig:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 
 from infra.stage import StageContext, StageFailure
 
+# Trainers give a sign of life twice a second from a thread of their own, whatever their main thread waits for.
+FROZEN_SECONDS = 120.0
+
 
 def run_module(
     context: StageContext,
@@ -35,6 +38,7 @@ def run_module(
             log_dir=context.attempt_dir,
             stop=context.stop,
             on_poll=poll,
+            stall_seconds=FROZEN_SECONDS,
         )
     if ended.kind != "done":
         raise StageFailure(ended.kind, ended.message, ended.log_tail, newest_step())

@@ -1,24 +1,19 @@
-"""`python -m ringworld.evaluate`: an evaluation process. Its exit codes are those of ringworld.train."""
+"""`python -m ringworld.evaluate`: an evaluation process. Its exit codes: see `ringworld.command`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from ringworld.errors import UserError
-from ringworld.train.vigil import EXIT_DONE, EXIT_USER_ERROR
+from ringworld.command import guarded, process_parser
+from ringworld.exits import DONE
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, start the process group, evaluate. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ringworld.evaluate", description="Evaluate one stage.")
-    parser.add_argument("--recipe", required=True, metavar="FILE", help="the job: recipe, inputs and options, as YAML")
-    parser.add_argument("--mesh", default="fsdp=-1", help="as in data=1,fsdp=-1,tensor=1,ulysses=1,ring=4")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of a job of several processes")
-    parser.add_argument("--num-processes", type=int, default=1)
-    parser.add_argument("--process-id", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
+    """Parse, join the job, evaluate. Returns the exit code."""
+    options = process_parser("ringworld.evaluate", "Evaluate one stage.").parse_args(arguments)
+
+    def work() -> int:
+        # Imported here: a wrong word is answered without waiting for JAX.
         from ringworld.distributed import join
         from ringworld.evaluate.recipe import load_job
         from ringworld.mesh import parse_mesh
@@ -28,10 +23,9 @@ def main(arguments: list[str]) -> int:
         from ringworld.evaluate.evaluator import evaluate
 
         evaluate(job, mesh)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
-    return EXIT_DONE
+        return DONE
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

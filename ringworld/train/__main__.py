@@ -1,28 +1,20 @@
-"""`python -m ringworld.train`: the command line of a trainer process, and nothing but that.
-
-Exit codes: 0 done and all saves durable; 64 user error, do not retry; 75 preempted, saved; 124 stalled; else crashed.
-"""
+"""`python -m ringworld.train`: the command line of a trainer process. Its exit codes: see `ringworld.command`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from ringworld.errors import UserError
-from ringworld.train.vigil import EXIT_USER_ERROR
+from ringworld.command import guarded, process_parser
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, start the process group, train. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ringworld.train", description="Train one stage.")
-    parser.add_argument("--recipe", required=True, metavar="FILE", help="the job: recipe, inputs and options, as YAML")
+    """Parse, join the job, train. Returns the exit code."""
+    parser = process_parser("ringworld.train", "Train one stage.")
     parser.add_argument("--state", required=True, metavar="DIR", help="checkpoints and progress.jsonl; resumed from")
-    parser.add_argument("--mesh", default="fsdp=-1", help="as in data=1,fsdp=-1,tensor=1,ulysses=1,ring=4")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of a job of several processes")
-    parser.add_argument("--num-processes", type=int, default=1)
-    parser.add_argument("--process-id", type=int, default=0)
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> int:
+        # Imported here: a wrong word is answered without waiting for JAX.
         from ringworld.distributed import join
         from ringworld.mesh import parse_mesh
         from ringworld.train.recipe import load_job
@@ -32,9 +24,8 @@ def main(arguments: list[str]) -> int:
         from ringworld.train.trainer import train
 
         return train(job, options.state, mesh)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

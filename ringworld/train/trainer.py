@@ -24,6 +24,7 @@ from ringworld.data.loader import Loader
 from ringworld.data.packing import PackingPlan
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
+from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import ROWS, MeshSpec, make_mesh
 from ringworld.model.huggingface import load_llama
 from ringworld.model.llama import abstract_params
@@ -32,7 +33,7 @@ from ringworld.train.flops import device_peak_flops, training_flops
 from ringworld.train.progress import ProgressLog, Record, now
 from ringworld.train.recipe import TrainJob
 from ringworld.train.step import Arrays, Metrics, State, TrainStep, param_shardings
-from ringworld.train.vigil import EXIT_DONE, EXIT_PREEMPTED, StopRequest, Vigil
+from ringworld.train.vigil import StopRequest, Vigil
 
 SAVE_SECONDS = 1800.0  # patience for writing the last checkpoint
 
@@ -63,11 +64,11 @@ def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec) -> int:
             if stopping and done < job.recipe.steps:
                 checkpoints.wait()
                 print(f"asked to stop: step {done} is saved", file=sys.stderr, flush=True)
-                return EXIT_PREEMPTED
+                return PREEMPTED
         vigil.grant(SAVE_SECONDS)
         checkpoints.wait()
         save_params(os.path.join(job.inputs.output, "params"), state["params"])
-    return EXIT_DONE
+    return DONE
 
 
 def open_loader(job: TrainJob) -> Loader:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import jax
 
-EXIT_DONE, EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_STALLED = 0, 64, 75, 124
-EXIT_ORPHANED = 70  # counts as crashed: the next attempt resumes
+from ringworld.exits import ORPHANED, STALLED
+
 POLL_SECONDS = 0.5
 PARENT_VARIABLE = "RINGWORLD_PARENT_PID"
 HEARTBEAT_VARIABLE = "RINGWORLD_HEARTBEAT"  # a file: touched while this process is not frozen
@@ -49,12 +49,12 @@ class Vigil:
             if self._parent and os.getppid() != self._parent:
                 # The host actor is gone (kill -9, a lost node): nobody would ever stop or reap this process.
                 print(f"parent process {self._parent} is gone; leaving", file=sys.stderr, flush=True)
-                os._exit(EXIT_ORPHANED)
+                os._exit(ORPHANED)
             silent = time.monotonic() - self._last
             if silent > self._allowed:
                 print(f"no step finished for {silent:.0f} s; every thread's stack follows", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
-                os._exit(EXIT_STALLED)
+                os._exit(STALLED)
 
 
 class StopRequest:

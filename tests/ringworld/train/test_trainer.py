@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ringworld.errors import UserError
+from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import MeshSpec, parse_mesh
 from ringworld.model.config import ModelConfig
 from ringworld.model.llama import abstract_params
@@ -18,7 +19,6 @@ from ringworld.train import trainer
 from ringworld.train.checkpoint import load_params
 from ringworld.train.progress import read_progress
 from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, TrainOptions, TrainRecipe, load_job
-from ringworld.train.vigil import EXIT_DONE, EXIT_PREEMPTED
 from tests.ringworld.corpus import prose, write_corpus, write_plan
 
 MODEL = ModelConfig(
@@ -80,7 +80,7 @@ def calm(corpus, tmp_path_factory):
     mesh = trainer.make_mesh
     trainer.make_mesh = lambda spec: mesh(spec, jax.devices()[:1])
     try:
-        assert trainer.train(made, str(folder / "state"), ONE) == EXIT_DONE
+        assert trainer.train(made, str(folder / "state"), ONE) == DONE
     finally:
         trainer.make_mesh = mesh
     return folder
@@ -104,9 +104,9 @@ def test_a_job_asked_to_stop_saves_and_resumes_bit_by_bit(corpus, calm, tmp_path
     asking.start()
     first = trainer.train(made, str(state), ONE)
     asking.join()
-    assert first == EXIT_PREEMPTED
+    assert first == PREEMPTED
     assert 2 <= len(losses(state)) < 8
-    assert trainer.train(made, str(state), ONE) == EXIT_DONE
+    assert trainer.train(made, str(state), ONE) == DONE
     assert losses(state) == losses(calm / "state")
     jax.tree.map(np.testing.assert_array_equal, params(tmp_path / "out"), params(calm / "out"))
 
@@ -130,7 +130,7 @@ def test_steps_after_the_last_checkpoint_of_a_dead_job_are_trained_again_and_cou
     import shutil
 
     shutil.rmtree(state / "checkpoints" / "8")
-    assert trainer.train(made, str(state), ONE) == EXIT_DONE
+    assert trainer.train(made, str(state), ONE) == DONE
     assert [record.step for record in read_progress(state / "progress.jsonl")] == list(range(1, 9))
     assert losses(state) == losses(calm / "state")
 
@@ -142,7 +142,7 @@ def test_a_job_resumes_on_another_mesh_with_the_same_batches(corpus, calm, tmp_p
     shutil.copytree(calm / "state", tmp_path / "state")
     shutil.rmtree(tmp_path / "state" / "checkpoints" / "8")
     made = job(corpus, tmp_path / "out", remat="layer", microbatch_rows=2)
-    assert trainer.train(made, str(tmp_path / "state"), parse_mesh(mesh)) == EXIT_DONE
+    assert trainer.train(made, str(tmp_path / "state"), parse_mesh(mesh)) == DONE
     np.testing.assert_allclose(losses(tmp_path / "state"), losses(calm / "state"), rtol=2e-5)
 
 
@@ -153,7 +153,7 @@ def test_a_stage_starts_from_the_weights_of_another_with_a_fresh_optimizer(corpu
         recipe=dataclasses.replace(made.recipe, init="params"),
         inputs=dataclasses.replace(made.inputs, params=str(calm / "out" / "params")),
     )
-    assert trainer.train(made, str(tmp_path / "state"), ONE) == EXIT_DONE
+    assert trainer.train(made, str(tmp_path / "state"), ONE) == DONE
     assert losses(tmp_path / "state")[0] < losses(calm / "state")[1]
     assert read_progress(tmp_path / "state" / "progress.jsonl")[0].learning_rate == pytest.approx(0.005)
 
