@@ -12,6 +12,8 @@ from infra.errors import UserError
 from ringworld.strict import from_mapping
 from stages.curriculum import Curriculum, Site, load_curriculum, load_site
 
+# Ray gives it to the entry point of a submitted job, and to nobody else.
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 HELP = """\
 usage: python flows/full_curriculum.py [KEY=VALUE ...]
@@ -86,7 +88,7 @@ def _texts(words: Sequence[str]) -> dict[str, object]:
 
 def _check_root(root: str) -> None:
     # Ray starts a submitted job in a temporary copy of the folder, which goes when the cluster does.
-    if "RAY_JOB_ID" in os.environ and "://" not in root and not os.path.isabs(root):
+    if SUBMITTED in os.environ and "://" not in root and not os.path.isabs(root):
         raise UserError(
             f"root={root}: a submitted job runs in a temporary copy of your folder; give an absolute root=, or gs://"
         )

@@ -104,8 +104,12 @@ class Console:
 
     def on_finished(self, stage: Stage, manifest: Manifest) -> None:
         row = self._rows.get(stage.name)
-        if row is not None:
-            row.figures.pop("note", None)
+        if row is None:
+            return
+        row.figures.pop("note", None)
+        if row.figures and self._live is None:
+            # A quick stage may have been between two lines of the log all its life.
+            self._log(stage.name, _progress(row, time.monotonic()))
 
     def on_failure(self, stage: Stage, failure: Failure, decision: Decision) -> None:
         lines = [f"{failure.kind}: {failure.message}"]

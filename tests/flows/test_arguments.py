@@ -3,7 +3,7 @@
 import pytest
 
 from flows import full_curriculum
-from flows.arguments import parse
+from flows.arguments import SUBMITTED, parse
 from infra.errors import UserError
 from ringworld import errors
 from stages.curriculum import build
@@ -47,7 +47,7 @@ def test_a_command_line_that_cannot_work_is_refused(words, said):
 
 
 def test_a_submitted_job_needs_a_root_that_outlives_it(monkeypatch):
-    monkeypatch.setenv("RAY_JOB_ID", "01000000")
+    monkeypatch.setenv(SUBMITTED, "{}")
     with pytest.raises(UserError, match="temporary copy"):
         parse([])
     parse(["root=/shared/runs"])

@@ -25,7 +25,7 @@ def command(root: Path, *words: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """Without what the test session set for itself: a flow decides on its own devices and finds no running Ray."""
-    own = {"XLA_FLAGS", "JAX_PLATFORMS", "RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN"}
+    own = {"XLA_FLAGS", "JAX_PLATFORMS", "RAY_ADDRESS", "RAY_AUTH_TOKEN"}
     return {key: value for key, value in os.environ.items() if key not in own}
 
 
