@@ -1,4 +1,4 @@
-"""For every test: JAX on eight CPU devices, and one token for all the Rays of this process; before anything imports them."""
+"""For every test: JAX on eight CPU devices, one token for all Rays of this process; before anything imports them."""
 
 import os
 import secrets
