@@ -1,5 +1,5 @@
 # make setup | curriculum | test | lint | bench
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(shell command -v python3.11 python3))
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -10,7 +10,7 @@ setup: $(VENV)/ready
 
 # --no-deps: requirements.lock names every package, the build's too, so nothing is left to resolve.
 $(VENV)/ready: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not here; PYTHON=/path/to/python3.11 make $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || { echo "error: Python 3.11 is needed, as requirements.lock is for it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
