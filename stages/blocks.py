@@ -28,7 +28,8 @@ def map_blocks(
     """
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Its warnings are about choices made here, such as having no bars of its own.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     # batch_size=None: a batch is a block, so the blocks given here are the units of work, of retry and of output.
     done = ray.data.from_arrow(list(blocks)).map_batches(
