@@ -70,7 +70,7 @@ def _header(data: ReportData) -> Html:
     if tokens:
         tiles.append((short(tokens), "tokens trained"))
     if seconds:
-        tiles.append((duration(seconds), "work in all stages"))
+        tiles.append((duration(seconds), "in all stages together, waits included"))
     speeds = [speed for stage in data.of_kind("train") if (speed := number(stage.values, "tokens_per_second"))]
     if speeds:
         tiles.append((short(max(speeds)), "tokens per second, at best"))

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -100,7 +101,7 @@ def test_a_pid_that_was_given_to_another_process_is_not_the_holder(store: Store)
     ],
 )
 def test_a_lease_of_another_host_is_free_only_when_released_or_expired(
-    store: Store, changes: dict[str, object], free: bool
+    store: Store, changes: dict[str, Any], free: bool
 ):
     other = foreign(**changes)
     overwrite(store, other)
