@@ -126,7 +126,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """The whole curriculum. base: `scratch`, or the Hugging Face Llama folder that the first stage starts from."""
+    """The whole curriculum.
+
+    base: `scratch`, or the Hugging Face Llama folder that the first stage starts from.
+    base_theta, base_sequence: what that was trained at, for the comparison before and after the first stage.
+    """
 
     model: ModelConfig
     stages: Mapping[str, Training]
@@ -379,13 +383,20 @@ def _evaluation(
 ) -> Stage:
     row, asked = curriculum.stages[name], curriculum.evaluate
     before = curriculum.stages.get(row.after)
+    if before is not None:
+        past, before_rope = before.sequence, _rope(before)
+    elif curriculum.base != "scratch":
+        past, before_rope = curriculum.base_sequence, RopeConfig(theta=curriculum.base_theta)
+    else:
+        past, before_rope = 0, None
     place = site.place(name, {})
     recipe = EvaluateRecipe(
         model=_model(curriculum, row),
         sequence=row.sequence,
-        past=before.sequence if before and before.sequence < row.sequence else 0,
+        past=past if past < row.sequence else 0,
         rows=asked.rows,
-        before_rope=_rope(before) if before else None,
+        before_rope=before_rope,
+        before_folder=curriculum.base if before is None and curriculum.base != "scratch" else "",
         needle=NeedleConfig(
             lengths=tuple(max(1, round(row.sequence * share)) for share in asked.needle_fractions),
             depths=asked.depths,

@@ -20,13 +20,14 @@ CODE_VERSION = 1
 def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
     """Evaluate on a gang of hosts like the trainer's."""
     before = context.inputs.get("before")
+    base = os.path.abspath(recipe.before_folder) if recipe.before_folder else None
     job = EvaluateJob(
         recipe=recipe,
         inputs=EvaluateInputs(
             tokens=context.inputs["tokens"].path("tokens"),
             tokenizer=context.inputs["tokenizer"].path("tokenizer"),
             after=context.inputs["after"].path("params"),
-            before=before.path("params") if before else None,
+            before=before.path("params") if before else base,
             output=context.attempt_dir,
         ),
         options=from_mapping(EvaluateOptions, dict(context.stage.placement.options), at="placement.options"),

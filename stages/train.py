@@ -24,14 +24,16 @@ def run(context: StageContext, recipe: TrainRecipe) -> Result:
     """Train; the state folder makes every attempt go on where the one before was last durable."""
     given = dict(context.stage.placement.options)
     given.setdefault("compilation_cache", os.path.join(context.state_dir, "compiled"))
-    params = context.inputs.get("params")
+    parent = context.inputs.get("params")
+    # Absolute here, where the person is: the trainer's own folder is another.
+    base = os.path.abspath(recipe.init_folder) if recipe.init_folder else None
     job = TrainJob(
         recipe=recipe,
         inputs=TrainInputs(
             plan=context.inputs["plan"].path("plan.parquet"),
             tokens=context.inputs["tokens"].path("tokens"),
             output=context.attempt_dir,
-            params=params.path("params") if params else None,
+            params=parent.path("params") if parent else base,
         ),
         options=from_mapping(TrainOptions, given, at="placement.options"),
     )

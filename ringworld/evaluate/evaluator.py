@@ -28,11 +28,10 @@ from ringworld.evaluate.recipe import EvaluateJob
 from ringworld.evaluate.scorer import Rows, Scorer
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.model.config import RopeConfig
-from ringworld.model.llama import Params, abstract_params, init_params
-from ringworld.model.sharding import check
-from ringworld.train.checkpoint import load_params
-from ringworld.train.step import param_shardings
+from ringworld.model.llama import Params, init_params
+from ringworld.model.sharding import check, param_shardings
 from ringworld.train.vigil import Vigil
+from ringworld.train.weights import load_weights
 
 
 def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
         return summarize(loss, documents.segments, recipe.past)
 
     before = position_loss(weights_before(job, mesh), recipe.before_rope or recipe.model.rope)
-    params = _load(inputs.after, job, mesh)
+    params = load_weights(inputs.after, recipe.model, mesh)
     after = position_loss(params, recipe.model.rope)
     cells: list[Cell] = []
     if prompts:
@@ -99,22 +98,13 @@ def needle_prompts(job: EvaluateJob, store: TokenStore, tokenizer: Tokenizer) ->
 def weights_before(job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
     """The weights that the stage started from; random ones, of the recipe's seed, for a stage from scratch."""
     if job.inputs.before is not None:
-        return _load(job.inputs.before, job, mesh)
+        return load_weights(job.inputs.before, job.recipe.model, mesh)
     if job.recipe.before_rope is not None:
         raise UserError("before_rope is given, but inputs.before names no weights")
     shardings = param_shardings(job.recipe.model, mesh)
     return jax.jit(lambda key: init_params(job.recipe.model, key), out_shardings=shardings)(
         jax.random.key(job.recipe.seed)
     )
-
-
-def _load(path: str, job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
-    wanted = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_params(job.recipe.model),
-        param_shardings(job.recipe.model, mesh),
-    )
-    return load_params(path, wanted)
 
 
 def _figures(

@@ -39,6 +39,7 @@ class EvaluateRecipe:
                    stage
     rows           held-out rows for the loss by position
     before_rope    rotary positions of the weights the stage started from; None when it started from random weights
+    before_folder  the Hugging Face folder that the stage started from, when that is not another stage
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -48,6 +49,7 @@ class EvaluateRecipe:
     needle: NeedleConfig
     past: int = 0
     before_rope: RopeConfig | None = None
+    before_folder: str = ""
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 

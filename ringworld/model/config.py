@@ -67,7 +67,3 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise UserError(f"model.head_dim={self.head_dim}: rotary positions turn pairs, so it must be even")
-
-    def same_weights(self, other: ModelConfig) -> bool:
-        """Whether weights of one serve the other: everything but the rotary positions is equal."""
-        return all(getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__ if name != "rope")

@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.attention import ulysses_ring_attention
 from ringworld.errors import UserError
 from ringworld.mesh import BATCH_AXES, SEQUENCE_AXES
 from ringworld.model.config import ModelConfig
+from ringworld.model.llama import Params, abstract_params, parameter_dims
 
 # Weights (and with them gradients and optimizer state) are split over every axis that does not already split the
 # layer's work: `embed` takes what fsdp, ring and ulysses have, so a longer ring also means less weight memory per
@@ -40,6 +41,22 @@ ROWS = PartitionSpec(BATCH_AXES, SEQUENCE_AXES)  # [batch, tokens]
 def spec_of(dims: tuple[str, ...]) -> PartitionSpec:
     """The partition of a weight with these dimension names."""
     return PartitionSpec(*(DIMENSION_AXES[dim] or None for dim in dims))
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
+    """NamedSharding of every weight of a model, by the table of dimension names."""
+    return jax.tree.map(
+        lambda dims: NamedSharding(mesh, spec_of(dims)), parameter_dims(config), is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def placed_params(config: ModelConfig, mesh: Mesh) -> Params:
+    """Every weight as a float32 jax.ShapeDtypeStruct with its sharding: what a loader fills."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract_params(config),
+        param_shardings(config, mesh),
+    )
 
 
 def check(config: ModelConfig, sizes: Mapping[str, int]) -> None:

@@ -19,10 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.errors import UserError
 from ringworld.mesh import ROWS
-from ringworld.model.config import ModelConfig
-from ringworld.model.llama import Params, abstract_params, bind, init_params, parameter_dims
+from ringworld.model.llama import Params, abstract_params, bind, init_params
 from ringworld.model.rope import make_rope
-from ringworld.model.sharding import Layout, check, spec_of
+from ringworld.model.sharding import Layout, check, param_shardings
 from ringworld.train.loss import cross_entropy
 from ringworld.train.optimizer import learning_rate, make_optimizer
 from ringworld.train.recipe import TrainOptions, TrainRecipe
@@ -159,13 +158,6 @@ class TrainStep:
 
     def _param_shardings(self) -> Params:
         return param_shardings(self.recipe.model, self.mesh)
-
-
-def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
-    """NamedSharding of every weight of a model, by the table of dimension names."""
-    return jax.tree.map(
-        lambda dims: NamedSharding(mesh, spec_of(dims)), parameter_dims(config), is_leaf=lambda x: isinstance(x, tuple)
-    )
 
 
 def check_batch(recipe: TrainRecipe, options: TrainOptions, sizes: Mapping[str, int]) -> None:

@@ -26,14 +26,13 @@ from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
 from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import ROWS, MeshSpec, make_mesh
-from ringworld.model.huggingface import load_llama
-from ringworld.model.llama import abstract_params
-from ringworld.train.checkpoint import Checkpoints, load_params, save_params
+from ringworld.train.checkpoint import Checkpoints, save_params
 from ringworld.train.flops import device_peak_flops, training_flops
 from ringworld.train.progress import ProgressLog, Record, now
 from ringworld.train.recipe import TrainJob
-from ringworld.train.step import Arrays, Metrics, State, TrainStep, param_shardings
+from ringworld.train.step import Arrays, Metrics, State, TrainStep
 from ringworld.train.vigil import StopRequest, Vigil
+from ringworld.train.weights import load_weights
 
 SAVE_SECONDS = 1800.0  # patience for writing the last checkpoint
 
@@ -94,17 +93,9 @@ def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int
     recipe = job.recipe
     if recipe.init == "scratch":
         return 0, step.init(jax.random.key(recipe.seed))
-    shardings = param_shardings(recipe.model, step.mesh)
-    wanted = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_params(recipe.model),
-        shardings,
-    )
-    if recipe.init == "huggingface":
-        return 0, step.start_from(load_llama(recipe.init_folder, recipe.model, wanted))
     if job.inputs.params is None:
-        raise UserError("init=params, but inputs.params names no weights to start from")
-    return 0, step.start_from(load_params(job.inputs.params, wanted))
+        raise UserError(f"init={recipe.init}, but inputs.params names no weights to start from")
+    return 0, step.start_from(load_weights(job.inputs.params, recipe.model, step.mesh))
 
 
 def feed(loader: Loader, mesh: Mesh, first: int, last: int) -> Iterator[Arrays]:

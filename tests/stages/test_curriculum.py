@@ -66,6 +66,12 @@ def test_lwm_7b_states_the_papers_text_stages():
         assert (found.sequence, found.model.rope.theta, found.steps) == (sequence, theta, steps)
         assert found.batch_tokens == 2**22
         assert stages[name].placement.mesh == mesh
+    first = recipe(stages["evaluate-text-32k"])
+    assert (first.past, first.before_rope.theta, first.before_folder) == (
+        4096,
+        1e4,
+        recipe(stages["text-32k"]).init_folder,
+    )
     for length in ("128k", "256k", "512k", "1m"):
         chat = stages[f"text-chat-{length}"]
         assert chat.inputs["params"] is stages[f"text-{length}"]

@@ -81,6 +81,34 @@ def test_packed_documents_do_not_see_each_other(params):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mesh", ["fsdp=1", "tensor=2,ring=2"])
+def test_the_gradient_is_the_slope_of_the_model_by_hand(params, mesh):
+    """Along a random direction of each weight, against central differences in float64."""
+    rng, tokens = np.random.default_rng(3), np.random.default_rng(4).integers(0, 97, (1, 16))
+    readout = rng.standard_normal((16, CONFIG.embed_dim))
+    spec = parse_mesh(f"fsdp=1,{mesh}" if "fsdp" not in mesh else mesh)
+    shards = make_mesh(spec, jax.devices()[: int(np.prod(list(spec.sizes().values())))])
+    places = [jnp.asarray(x, jnp.int32) for x in (tokens, np.arange(16)[None], np.ones((1, 16)))]
+
+    def loss(params):
+        rope = make_rope(CONFIG.rope, CONFIG.head_dim)
+        hidden = bind(CONFIG, params)(
+            places[0], places[1], places[2], rope, placing=Layout(shards), dtype=jnp.dtype("float32")
+        )
+        return (hidden[0] * readout).sum()
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    leaves, tree = jax.tree.flatten(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params))
+    for index, slope in enumerate(jax.tree.leaves(gradient)):
+        direction = rng.standard_normal(leaves[index].shape)
+        ends = []
+        for sign in (1, -1):
+            moved = [leaf + sign * 1e-5 * direction if n == index else leaf for n, leaf in enumerate(leaves)]
+            ends.append((by_hand(CONFIG, jax.tree.unflatten(tree, moved), tokens[0]) * readout).sum())
+        expected = (ends[0] - ends[1]) / 2e-5
+        assert float((np.asarray(slope, np.float64) * direction).sum()) == pytest.approx(expected, rel=2e-3, abs=2e-2)
+
+
 @pytest.mark.parametrize("mesh", ["fsdp=4", "tensor=2,ring=2", "ring=4", "ulysses=2,ring=2", "data=2,tensor=2"])
 def test_every_mesh_gives_the_same_hidden_states(params, mesh):
     tokens = np.random.default_rng(2).integers(0, 97, (4, 32))

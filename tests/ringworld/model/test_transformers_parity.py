@@ -8,10 +8,9 @@ import pytest
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.model.config import RopeConfig
 from ringworld.model.huggingface import load_llama, read_config
-from ringworld.model.llama import abstract_params, bind
+from ringworld.model.llama import bind
 from ringworld.model.rope import make_rope
-from ringworld.model.sharding import Layout
-from ringworld.train.step import param_shardings
+from ringworld.model.sharding import Layout, placed_params
 
 torch = pytest.importorskip("torch", reason="pip install .[parity]")
 transformers = pytest.importorskip("transformers")
@@ -40,12 +39,7 @@ def test_logits_equal_transformers_on_the_same_folder(tmp_path, tied, scaling):
 
     ours = read_config(str(tmp_path))
     mesh = make_mesh(MeshSpec(), jax.devices()[:1])
-    wanted = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_params(ours),
-        param_shardings(ours, mesh),
-    )
-    model = bind(ours, load_llama(str(tmp_path), ours, wanted))
+    model = bind(ours, load_llama(str(tmp_path), ours, placed_params(ours, mesh)))
     stated = SCALINGS[scaling]
     rope = RopeConfig(50_000.0, scaling, stated.get("factor", 1.0), stated.get("original_max_position_embeddings", 0))  # type: ignore[arg-type]
     for length in (1, 7, LONGEST):
