@@ -7,17 +7,20 @@ value and what is allowed. What is inside the arrays is never checked: the mask 
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ringworld.attention import xla
-from ringworld.attention.mask import Tokens
-from ringworld.attention.ring import BlockBackend, Ring, attend
-from ringworld.attention.xla import Blocks
+from ringworld.attention.backend import BlockBackend, Blocks, Scoring
+from ringworld.attention.mask import Rule, Tokens
+from ringworld.attention.ring import Ring, attend
 
-BACKENDS: dict[str, BlockBackend] = {"xla": xla}
+# Modules of this package that are block backends, and which one suits a platform best.
+BACKENDS = ("xla", "pallas_tpu", "pallas_gpu")
+_BEST = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -32,6 +35,10 @@ def ring_attention(
     kv_positions: jax.Array | None = None,
     kv_segments: jax.Array | None = None,
     scale: float | None = None,
+    soft_cap: float | None = None,
+    window: int | None = None,
+    sinks: int = 0,
+    bidirectional: bool = False,
     block_q: int | None = None,
     block_kv: int | None = None,
     backend: str = "auto",
@@ -49,8 +56,14 @@ def ring_attention(
         axis_name: the mesh axis of the ring; None: this shard is the whole sequence.
         kv_positions, kv_segments: int32 [batch, kv_tokens], of the keys; those of the queries when None.
         scale: what scores are multiplied by, positive; 1 / sqrt(head_dim) when None.
+        soft_cap: squeezes scores to soft_cap * tanh(score / soft_cap), positive; None: as they are.
+        window: a query sees only keys less than `window` positions back, itself included; None: its whole past.
+        sinks: with a window, the first positions of each segment that stay in sight from everywhere.
+        bidirectional: keys go round both ways at once, in half as many exchanges.
         block_q, block_kv: tokens in a block of the score matrix, at most the shard's; chosen for the platform when
-        None. backend: "xla", or "auto" for the best one here.
+        None.
+        backend: "xla", "pallas_tpu", "pallas_gpu", or "auto" for the best one on the default platform. A Pallas backend
+        runs interpreted, slowly, where the program is compiled for another platform than its own.
 
     Returns:
         Of q's shape and dtype. A query that sees no key, such as padding, gives zero and has zero gradient.
@@ -70,7 +83,13 @@ def ring_attention(
         "segments (kv_segments is None)" if kv_segments is None else "kv_segments",
     )
     check_axis("axis_name", axis_name)
-    ring = Ring(axis_name, _scale(scale, q.shape[3]), _blocks(q, k, block_q, block_kv), _backend(backend))
+    scoring = Scoring(
+        _positive("scale", q.shape[3] ** -0.5 if scale is None else scale),
+        None if soft_cap is None else _positive("soft_cap", soft_cap),
+        _rule(window, sinks),
+    )
+    chosen = _backend(backend)
+    ring = Ring(axis_name, bidirectional, scoring, _blocks(chosen, q, k, block_q, block_kv), chosen)
     return attend(ring, q, k, v, query, key)
 
 
@@ -113,17 +132,32 @@ def check_axis(argument: str, axis_name: str | None) -> None:
         raise ValueError(f"{argument}={axis_name!r} is not a mesh axis here; it must be {allowed}") from error
 
 
-def _scale(scale: float | None, head_dim: int) -> float:
-    if scale is None:
-        return head_dim**-0.5
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale={scale!r}; it must be a positive, finite Python number, or None for 1/sqrt(head_dim)")
-    return float(scale)
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}={value!r}; it must be a positive, finite Python number, or None")
+    return float(value)
 
 
-def _blocks(q: jax.Array, k: jax.Array, block_q: int | None, block_kv: int | None) -> Blocks:
-    chosen = xla.default_blocks(
-        jax.default_backend(), queries=q.shape[1], keys=k.shape[1], heads=q.shape[2], kv_heads=k.shape[2]
+def _rule(window: int | None, sinks: int) -> Rule:
+    if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
+        raise ValueError(f"window={window!r}; it must be 1 position or more, or None for the whole past")
+    if isinstance(sinks, bool) or not isinstance(sinks, int) or sinks < 0:
+        raise ValueError(f"sinks={sinks!r}; it must be 0 positions or more")
+    if sinks and window is None:
+        raise ValueError(
+            f"sinks={sinks} without a window: every query sees its whole past; it must be 0, or give window"
+        )
+    return Rule(window, sinks)
+
+
+def _blocks(backend: BlockBackend, q: jax.Array, k: jax.Array, block_q: int | None, block_kv: int | None) -> Blocks:
+    chosen = backend.default_blocks(
+        queries=q.shape[1],
+        keys=k.shape[1],
+        heads=q.shape[2],
+        kv_heads=k.shape[2],
+        head_dim=q.shape[3],
+        itemsize=q.dtype.itemsize,
     )
 
     def given(name: str, block: int | None, shard: int, default: int) -> int:
@@ -142,7 +176,13 @@ def _blocks(q: jax.Array, k: jax.Array, block_q: int | None, block_kv: int | Non
 
 def _backend(name: str) -> BlockBackend:
     if name == "auto":
-        return BACKENDS["xla"]
+        name = best_backend(jax.default_backend())
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r} is unknown; it must be one of auto, {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+    # Imported when asked for: Pallas takes a second to import, and a laptop never needs it.
+    return cast(BlockBackend, import_module(f"ringworld.attention.{name}"))
+
+
+def best_backend(platform: str) -> str:
+    """The backend that "auto" means on a JAX platform (cpu, tpu, gpu)."""
+    return _BEST.get(platform, "xla")

@@ -1,7 +1,8 @@
 """The mask is data: who attends to whom follows from the positions and segments that travel with the tokens.
 
 One rule: a query attends to a key iff their segments are equal and non-zero and position_query >= position_key. It says
-causality, packing, padding and every layout of blocks over a ring; nothing else in this package decides visibility.
+causality, packing, padding and every layout of blocks over a ring; nothing else in this package decides visibility. A
+`Rule` may narrow it to a sliding window behind the query, and keep the first tokens of each document in sight.
 
 The rule is also applied to whole blocks: `bounds` sums up a block of tokens in a few integers, and two such summaries
 prove a block of the score matrix empty (never computed) or full (computed without looking at the mask). The proofs
@@ -10,6 +11,7 @@ may only err towards "needed, and look at the mask".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -17,6 +19,22 @@ import jax.numpy as jnp
 
 _LARGEST = jnp.iinfo(jnp.int32).max
 _SMALLEST = jnp.iinfo(jnp.int32).min
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How much of its own segment's past a query sees.
+
+    window: keys at fewer than `window` positions before the query, its own included (1: itself alone); None: all.
+    sinks: keys at positions below this are seen however far back they lie (attention sinks, arXiv:2309.17453).
+    Differences of positions must fit int32 where there is a window.
+    """
+
+    window: int | None = None
+    sinks: int = 0
+
+
+EVERYTHING = Rule()
 
 
 class Tokens(NamedTuple):
@@ -56,11 +74,14 @@ class Schedule(NamedTuple):
     needed: jax.Array
 
 
-def visible(query: Tokens, key: Tokens) -> jax.Array:
+def visible(query: Tokens, key: Tokens, rule: Rule = EVERYTHING) -> jax.Array:
     """The rule itself: bool [..., queries, keys] from tokens [..., queries] and [..., keys]."""
     segments, positions = query.segments[..., :, None], query.positions[..., :, None]
-    same = (segments == key.segments[..., None, :]) & (segments != 0)
-    return same & (positions >= key.positions[..., None, :])
+    key_positions = key.positions[..., None, :]
+    seen = (segments == key.segments[..., None, :]) & (segments != 0) & (positions >= key_positions)
+    if rule.window is None:
+        return seen
+    return seen & ((positions - key_positions < rule.window) | (key_positions < rule.sinks))
 
 
 def bounds(tokens: Tokens) -> Bounds:
@@ -91,7 +112,7 @@ def bounds(tokens: Tokens) -> Bounds:
     )
 
 
-def is_needed(query: Bounds, key: Bounds) -> jax.Array:
+def is_needed(query: Bounds, key: Bounds, rule: Rule = EVERYTHING) -> jax.Array:
     """False where the bounds prove that no query of the block sees a key of the other; broadcasts."""
     first = jnp.maximum(query.first_segment, key.first_segment)
     last = jnp.minimum(query.last_segment, key.last_segment)
@@ -106,22 +127,30 @@ def is_needed(query: Bounds, key: Bounds) -> jax.Array:
 
     latest_query = of_shared(query, query.highest, query.highest_of_first, query.highest_of_last)
     earliest_key = of_shared(key, key.lowest, key.lowest_of_first, key.lowest_of_last)
-    return (first <= last) & (latest_query >= earliest_key)
+    needed = (first <= last) & (latest_query >= earliest_key)
+    if rule.window is None:
+        return needed
+    earliest_query = of_shared(query, query.lowest, query.lowest_of_first, query.lowest_of_last)
+    latest_key = of_shared(key, key.highest, key.highest_of_first, key.highest_of_last)
+    return needed & ((earliest_query - latest_key < rule.window) | (earliest_key < rule.sinks))
 
 
-def is_full(query: Bounds, key: Bounds) -> jax.Array:
+def is_full(query: Bounds, key: Bounds, rule: Rule = EVERYTHING) -> jax.Array:
     """True where the bounds prove that every query of the block sees every key of the other; broadcasts."""
     one_segment = (query.first_segment == query.last_segment) & (key.first_segment == key.last_segment)
     same = one_segment & (query.first_segment == key.first_segment)
-    return same & ~query.padded & ~key.padded & (query.lowest >= key.highest)
+    full = same & ~query.padded & ~key.padded & (query.lowest >= key.highest)
+    if rule.window is None:
+        return full
+    return full & ((query.highest - key.lowest < rule.window) | (key.highest < rule.sinks))
 
 
-def schedule(query: Bounds, key: Bounds) -> Schedule:
+def schedule(query: Bounds, key: Bounds, rule: Rule = EVERYTHING) -> Schedule:
     """Orders blocks for a loop: of two bounds that broadcast to [..., blocks], the last axis is the one visited.
 
     Cost and memory are linear in that axis, so a loop asks for one block's schedule at a time.
     """
-    needed, full = is_needed(query, key), is_full(query, key)
+    needed, full = is_needed(query, key, rule), is_full(query, key, rule)
     rank = jnp.where(full, 0, jnp.where(needed, 1, 2))
     return Schedule(
         order=jnp.argsort(rank, axis=-1, stable=True).astype(jnp.int32),
@@ -142,6 +171,16 @@ def split(tokens: Tokens, block: int) -> Tokens:
     return Tokens(cut(tokens.positions), cut(tokens.segments))
 
 
-def any_visible(query: Tokens, key: Tokens) -> jax.Array:
-    """False when the bounds of whole shards [batch, tokens] prove that no row has anything to compute; bool []."""
-    return is_needed(bounds(query), bounds(key)).any()
+def any_visible(query: Tokens, key: Tokens, rule: Rule = EVERYTHING) -> jax.Array:
+    """False when the bounds prove that no row of two shards [batch, tokens] has anything to compute; bool [].
+
+    A shard may hold pieces from far apart, so it is looked at in a few pieces.
+    """
+    pieces = 16
+
+    def of_pieces(tokens: Tokens) -> Bounds:
+        return bounds(split(tokens, -(-tokens.segments.shape[-1] // pieces)))
+
+    query_bounds = Bounds(*(x[..., :, None] for x in of_pieces(query)))
+    key_bounds = Bounds(*(x[..., None, :] for x in of_pieces(key)))
+    return is_needed(query_bounds, key_bounds, rule).any()

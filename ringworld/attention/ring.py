@@ -2,78 +2,65 @@
 
 At every hop a shard attends to the keys at hand while the next ones are on their way; what it has so far is the pair
 (out, log-sum-exp), and two such pairs over different keys merge exactly. After `size - 1` exchanges every query has
-met every key; there is no further exchange to bring the keys home.
+met every key; there is no further exchange to bring the keys home. A bidirectional ring sends keys both ways and needs
+half as many exchanges one after another, each of twice the bytes over links that would else be idle one way.
 
 The gradient is a ring too (Ring Attention, arXiv:2310.01889): it needs only the final log-sum-exp and delta of each
 query. The gradients of keys and values travel with their keys, in float32 and one hop behind: a shard sends on what
-arrived and grew at the last hop while it computes this one, and one last exchange delivers them home: `size`
-exchanges.
+arrived and grew at the last hop while it computes this one, and one last exchange takes them home from wherever the
+keys' journey ended.
 
 Nothing here knows of layouts: a hop that the bounds prove empty is skipped, whatever put it there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from ringworld.attention.backend import BlockBackend, Blocks, Scoring
 from ringworld.attention.mask import Tokens, any_visible
-from ringworld.attention.xla import NOTHING, Blocks
 
 # The name under which a remat policy can keep out and log-sum-exp, so that a layer's second forward skips attention:
 # jax.checkpoint_policies.save_only_these_names(SAVED).
 SAVED = "ring_attention"
 
 
-class BlockBackend(Protocol):
-    """Attention of one shard over another, and its gradient; ringworld.attention.xla states shapes and dtypes."""
-
-    def forward(
-        self,
-        q_bhtd: jax.Array,
-        k_bnsd: jax.Array,
-        v_bnsd: jax.Array,
-        query: Tokens,
-        key: Tokens,
-        *,
-        scale: float,
-        blocks: Blocks,
-    ) -> tuple[jax.Array, jax.Array]: ...
-
-    def backward(
-        self,
-        q_bhtd: jax.Array,
-        k_bnsd: jax.Array,
-        v_bnsd: jax.Array,
-        query: Tokens,
-        key: Tokens,
-        log_sum_exp: jax.Array,
-        delta: jax.Array,
-        grad_out: jax.Array,
-        *,
-        scale: float,
-        blocks: Blocks,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]: ...
-
-
 @dataclass(frozen=True)
 class Ring:
-    """What is static about a call: the mesh axis (None: no ring), and how a hop computes."""
+    """What is static about a call: the mesh axis (None: no ring), which ways keys go, and how a hop computes."""
 
     axis_name: str | None
-    scale: float
+    bidirectional: bool
+    scoring: Scoring
     blocks: Blocks
     backend: BlockBackend
 
     @property
     def size(self) -> int:
         return 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """The ways that keys go; together they bring every other shard's. The first is as long as the second, or one
+        longer."""
+        others = self.size - 1
+        back = others // 2 if self.bidirectional else 0
+        return tuple(stream for stream in (Stream(1, others - back), Stream(-1, back)) if stream.exchanges)
+
+
+class Stream(NamedTuple):
+    """Keys on their way: every exchange moves them `direction` ranks on."""
+
+    direction: int
+    exchanges: int
 
 
 class Keys(NamedTuple):
@@ -94,26 +81,18 @@ def _forward(
     ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens
 ) -> tuple[jax.Array, jax.Array]:
     q_bhtd = _heads_major(q)
-    size = ring.size
 
     def hop(keys: Keys) -> tuple[jax.Array, jax.Array]:
-        return ring.backend.forward(q_bhtd, keys.k, keys.v, query, keys.tokens, scale=ring.scale, blocks=ring.blocks)
+        return ring.backend.forward(
+            q_bhtd, keys.k, keys.v, query, keys.tokens, scoring=ring.scoring, blocks=ring.blocks
+        )
 
-    def add_hop(state: tuple[jax.Array, jax.Array], keys: Keys) -> tuple[jax.Array, jax.Array]:
-        return lax.cond(any_visible(query, keys.tokens), lambda: _merge(state, hop(keys)), lambda: state)
-
-    def exchange_and_add(carry, _):
-        keys, state = carry
-        coming = _send_on(keys, ring)  # before the computation, which does not wait for it
-        return (coming, add_hop(state, keys)), None
+    def visit(state: tuple[jax.Array, jax.Array], keys: Keys, cargo: Any) -> tuple[Any, Any]:
+        seen = any_visible(query, keys.tokens, ring.scoring.rule)
+        return lax.cond(seen, lambda: _merge(state, hop(keys)), lambda: state), cargo
 
     keys = Keys(_heads_major(k), _heads_major(v), key)
-    if size == 1:
-        out, lse = hop(keys)
-    else:
-        state = jnp.zeros(q_bhtd.shape, jnp.float32), jnp.full(q_bhtd.shape[:-1], NOTHING, jnp.float32)
-        (keys, state), _ = lax.scan(exchange_and_add, (keys, state), length=size - 1)
-        out, lse = add_hop(state, keys)
+    (out, lse), _ = _tour(ring, keys, hop(keys), None, visit)
     return _heads_major(out).astype(q.dtype), lse
 
 
@@ -126,40 +105,79 @@ def _backward(ring: Ring, saved, grad_out: jax.Array):
     q, k, v, query, key, out, lse = saved
     delta = (out.astype(jnp.float32) * grad_out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
     q_bhtd, g_bhtd = _heads_major(q), _heads_major(grad_out)
-    size = ring.size
 
-    def hop(keys: Keys):
+    def hop(keys: Keys) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         grad_q, *grad_kv = ring.backend.backward(
-            q_bhtd, keys.k, keys.v, query, keys.tokens, lse, delta, g_bhtd, scale=ring.scale, blocks=ring.blocks
+            q_bhtd, keys.k, keys.v, query, keys.tokens, lse, delta, g_bhtd, scoring=ring.scoring, blocks=ring.blocks
         )
-        return grad_q, tuple(grad_kv)
+        return grad_q, (grad_kv[0], grad_kv[1])
 
-    def add_hop(grad_q, grad_kv, keys: Keys):
-        def add():
-            more_q, more_kv = hop(keys)
-            return grad_q + more_q, jax.tree.map(jnp.add, grad_kv, more_kv)
-
-        return lax.cond(any_visible(query, keys.tokens), add, lambda: (grad_q, grad_kv))
-
-    def exchange_and_add(carry, _):
-        keys, grad_q, grad_kv = carry
-        coming, arrived = _send_on(keys, ring), _send_on(grad_kv, ring)
-        return (coming, *add_hop(grad_q, arrived, keys)), None
+    def visit(grad_q: jax.Array, keys: Keys, grad_kv: Any) -> tuple[Any, Any]:
+        seen = any_visible(query, keys.tokens, ring.scoring.rule)
+        return lax.cond(seen, lambda: _add((grad_q, grad_kv), hop(keys)), lambda: (grad_q, grad_kv))
 
     keys = Keys(_heads_major(k), _heads_major(v), key)
-    if size == 1:
-        grad_q, grad_kv = hop(keys)
-    else:
-        coming = _send_on(keys, ring)
-        grad_q, grad_kv = hop(keys)
-        (keys, grad_q, grad_kv), _ = lax.scan(exchange_and_add, (coming, grad_q, grad_kv), length=size - 2)
-        grad_q, grad_kv = add_hop(grad_q, _send_on(grad_kv, ring), keys)
-        grad_kv = _send_on(grad_kv, ring)
+    grad_q, own = hop(keys)
+    grad_q, from_others = _tour(ring, keys, grad_q, jax.tree.map(jnp.zeros_like, own), visit)
+    grad_kv = _add(own, from_others)
     grads = (_heads_major(x).astype(like.dtype) for x, like in zip((grad_q, *grad_kv), (q, k, v), strict=True))
     return *grads, None, None
 
 
 attend.defvjp(_forward_and_save, _backward)
+
+
+def _tour(
+    ring: Ring, own: Keys, state: Any, blank: Any, visit: Callable[[Any, Keys, Any], tuple[Any, Any]]
+) -> tuple[Any, Any]:
+    """Takes every other shard's keys past this one: visit(state, keys, cargo) -> (state, cargo), once for each.
+
+    The cargo belongs to the keys: blank at their first visit, it follows them one exchange behind, and in the end it
+    goes home. Returns the last state, and what came home to this shard's own keys, summed over the streams.
+
+    Exchanges stand before the computation that does not wait for them, so that the two overlap.
+    """
+    if not ring.streams:
+        return state, blank
+    shortest = ring.streams[-1].exchanges
+    has_cargo = bool(jax.tree.leaves(blank))
+
+    def exchange(of_streams: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(_send(x, s.direction, ring) for x, s in zip(of_streams, ring.streams, strict=True))
+
+    def visit_all(state: Any, flying: tuple[Keys, ...], cargo: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        grown = []
+        for keys, load in zip(flying, cargo, strict=True):
+            state, load = visit(state, keys, load)
+            grown.append(load)
+        return state, tuple(grown)
+
+    def step(carry: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], None]:
+        flying, state, cargo = carry
+        coming, arrived = exchange(flying), exchange(cargo)
+        return (coming, *visit_all(state, flying, arrived)), None
+
+    flying = exchange((own,) * len(ring.streams))
+    cargo = (blank,) * len(ring.streams)
+    steps = shortest - 1
+    if has_cargo and steps:  # a blank cargo is not worth sending
+        coming = exchange(flying)
+        state, cargo = visit_all(state, flying, cargo)
+        flying, steps = coming, steps - 1
+    (flying, state, cargo), _ = lax.scan(step, (flying, state, cargo), length=steps)
+    if shortest > 1:
+        cargo = exchange(cargo)
+    ahead = _send(flying[0], 1, ring) if ring.streams[0].exchanges > shortest else None
+    state, cargo = visit_all(state, flying, cargo)
+    if ahead is not None:
+        state, grown = visit(state, ahead, _send(cargo[0], 1, ring))
+        cargo = (grown, *cargo[1:])
+    home = [_send(x, -s.direction * s.exchanges, ring) for x, s in zip(cargo, ring.streams, strict=True)]
+    return state, home[0] if len(home) == 1 else _add(*home)
+
+
+def _add(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
 
 
 def _merge(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -169,11 +187,11 @@ def _merge(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tu
     return out_a * jnp.exp(lse_a - lse)[..., None] + out_b * jnp.exp(lse_b - lse)[..., None], lse
 
 
-def _send_on(arrays, ring: Ring):
-    """Every shard hands its arrays to the next in the ring and receives those of the one before."""
+def _send(arrays: Any, ranks: int, ring: Ring) -> Any:
+    """Every shard hands its arrays `ranks` ranks on, and receives those of the one as far behind."""
     assert ring.axis_name is not None
-    next_of = [(rank, (rank + 1) % ring.size) for rank in range(ring.size)]
-    return jax.tree.map(lambda x: lax.ppermute(x, ring.axis_name, next_of), arrays)
+    to = [(rank, (rank + ranks) % ring.size) for rank in range(ring.size)]
+    return jax.tree.map(lambda x: lax.ppermute(x, ring.axis_name, to), arrays)
 
 
 def _heads_major(x: jax.Array) -> jax.Array:

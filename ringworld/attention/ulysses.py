@@ -11,6 +11,7 @@ the order in which the group's tokens come together does not matter.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +29,12 @@ def ulysses_ring_attention(
     segments: jax.Array,
     ulysses_axis: str | None,
     axis_name: str | None,
-    scale: float | None = None,
-    block_q: int | None = None,
-    block_kv: int | None = None,
-    backend: str = "auto",
+    **options: Any,
 ) -> jax.Array:
     """`ring_attention` of a sequence sharded over two mesh axes: `axis_name` (ring), `ulysses_axis` (heads-parallel).
 
-    Shapes, dtypes, the mask and the result are those of ring_attention; ulysses_axis=None or an axis of size 1 is
-    ring_attention itself. Blocks are those of the gathered shard, tokens * ulysses size.
+    Shapes, dtypes, the mask, the result and the options are those of ring_attention; ulysses_axis=None or an axis of
+    size 1 is ring_attention itself. Blocks are those of the gathered shard, tokens * ulysses size.
 
     Raises:
         ValueError: as ring_attention, and when the heads of q cannot be dealt to the ranks of ulysses_axis.
@@ -46,18 +44,7 @@ def ulysses_ring_attention(
     size = 1 if ulysses_axis is None else lax.axis_size(ulysses_axis)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
-        return ring_attention(
-            q,
-            k,
-            v,
-            positions=positions,
-            segments=segments,
-            axis_name=axis_name,
-            scale=scale,
-            block_q=block_q,
-            block_kv=block_kv,
-            backend=backend,
-        )
+        return ring_attention(q, k, v, positions=positions, segments=segments, axis_name=axis_name, **options)
 
     if ulysses_axis is None or size == 1:
         return attend(q, k, v, positions, segments)

@@ -1,13 +1,4 @@
-"""The block backend in plain JAX: attention of a shard of queries over a shard of keys, and its gradient.
-
-The interface that every backend shares (ring.BlockBackend), heads-major so that a block of one head is contiguous:
-
-    forward(q, k, v, query, key) -> (out, log_sum_exp)
-    backward(q, k, v, query, key, log_sum_exp, delta, grad_out) -> (grad_q, grad_k, grad_v)
-
-The backward takes the log-sum-exp over **all** keys of the sequence, wherever they are, and delta = sum(out *
-grad_out): with these a shard's share of the gradient is exact on its own (FlashAttention-2, arXiv:2307.08691, section
-3.1), and a ring adds up shares.
+"""The block backend in plain JAX, for every platform: the interface is `ringworld.attention.backend`.
 
 The score matrix exists one block at a time. Each block of queries (forward) or keys (backward) visits the blocks that
 its schedule names: first those proven full, without a mask, then the others; those proven empty cost nothing. Grouped
@@ -20,38 +11,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ringworld.attention.backend import NOTHING, Blocks, Scoring
 from ringworld.attention.mask import Schedule, Tokens, bounds, schedule, split, visible
 
-# Stands for the logarithm of zero: finite, so that differences of two of them are not NaN.
-NOTHING = -1e30
 _LOG2_E = math.log2(math.e)
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """How a shard is cut: tokens in a block of queries and of keys, and the key heads that one step computes."""
-
-    queries: int
-    keys: int
-    heads: int
-
-
-def default_blocks(platform: str, *, queries: int, keys: int, heads: int, kv_heads: int) -> Blocks:
-    """Good blocks for a shard of so many queries and keys on a JAX platform; never larger than the shard.
+def default_blocks(*, queries: int, keys: int, heads: int, kv_heads: int, head_dim: int, itemsize: int) -> Blocks:
+    """See BlockBackend.
 
     On a CPU one step's scores, 1024 rows x 512 keys, fill the second-level caches: the rows are those of a group's
     heads, or of two heads. Longer blocks would be no faster, and would waste more where documents begin and end; so
     would one block for a whole short shard, half of which the diagonal empties. Elsewhere all heads go at once, to fill
     the machine.
     """
-    if platform != "cpu":
+    if jax.default_backend() != "cpu":
         return Blocks(_even(queries, 512), _even(keys, 512), kv_heads)
     group = heads // kv_heads
     step_heads = 2 if group == 1 and kv_heads % 2 == 0 else 1
@@ -65,19 +45,20 @@ def _even(length: int, block: int) -> int:
 
 
 def forward(
-    q_bhtd: jax.Array, k_bnsd: jax.Array, v_bnsd: jax.Array, query: Tokens, key: Tokens, *, scale: float, blocks: Blocks
+    q_bhtd: jax.Array,
+    k_bnsd: jax.Array,
+    v_bnsd: jax.Array,
+    query: Tokens,
+    key: Tokens,
+    *,
+    scoring: Scoring,
+    blocks: Blocks,
 ) -> tuple[jax.Array, jax.Array]:
-    """Attention over these keys alone.
-
-    q [b, h, t, d], k and v [b, n, s, d] of one float dtype, h a multiple of n; query [b, t], key [b, s].
-    Returns out float32 [b, h, t, d] and the natural log-sum-exp of the visible scores, float32 [b, h, t]. A query
-    that sees no key has out 0 and log-sum-exp NOTHING.
-    """
+    """See BlockBackend."""
     _, h, t, _ = q_bhtd.shape
     q = _group_rows(q_bhtd, k_bnsd.shape[1], blocks.queries)
     k, v = _cut_keys(k_bnsd, blocks.keys), _cut_keys(v_bnsd, blocks.keys)
     rows = q.shape[-2]
-    to_log2 = scale * _LOG2_E
 
     def of_row(row):
         q, k, v, query, key = row
@@ -88,18 +69,19 @@ def forward(
 
             def of_query_block(block):
                 q, query, query_bounds = block
-                plan = schedule(query_bounds, key_bounds)
+                plan = schedule(query_bounds, key_bounds, scoring.rule)
 
                 def visit(masked: bool):
                     def step(n, state):
                         acc, top, total = state
                         j = plan.order[n]
-                        scores = _product_nt(q, k[j])
+                        scores = _scores_log2(_product_nt(q, k[j]), scoring)
                         if masked:
-                            seen = _repeat_rows(visible(query, Tokens(key.positions[j], key.segments[j])), rows)
+                            these = Tokens(key.positions[j], key.segments[j])
+                            seen = _repeat_rows(visible(query, these, scoring.rule), rows)
                             scores = jnp.where(seen, scores, NOTHING)
-                        new_top = jnp.maximum(top, scores.max(-1) * to_log2)
-                        p = _exp2(scores * to_log2 - new_top[:, None])
+                        new_top = jnp.maximum(top, scores.max(-1))
+                        p = _exp2(scores - new_top[:, None])
                         if masked:
                             p = jnp.where(seen, p, 0)
                         shrink = jnp.exp2(top - new_top)
@@ -136,20 +118,16 @@ def backward(
     delta: jax.Array,
     grad_out: jax.Array,
     *,
-    scale: float,
+    scoring: Scoring,
     blocks: Blocks,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """These keys' share of the gradient: float32 grad_q [b, h, t, d], grad_k and grad_v [b, n, s, d].
-
-    log_sum_exp and delta are float32 [b, h, t]; grad_out has q's shape and dtype.
-    """
+    """See BlockBackend."""
     _, h, t, d = q_bhtd.shape
     n, s = k_bnsd.shape[1:3]
     q, g = _group_rows(q_bhtd, n, blocks.queries), _group_rows(grad_out, n, blocks.queries)
     lse, delta = (_group_rows(x[..., None], n, blocks.queries)[..., 0] for x in (log_sum_exp * _LOG2_E, delta))
     k, v = _cut_keys(k_bnsd, blocks.keys), _cut_keys(v_bnsd, blocks.keys)
     rows = q.shape[-2]
-    to_log2 = scale * _LOG2_E
 
     def of_row(row):
         q, k, v, g, lse, delta, query, key = row
@@ -160,7 +138,7 @@ def backward(
 
             def of_key_block(grad_q, block):
                 k, k_turned, v, key, key_bounds = block
-                plan = schedule(query_bounds, key_bounds)
+                plan = schedule(query_bounds, key_bounds, scoring.rule)
 
                 # Scores stand transposed, [keys, rows]: the products for grad_k and grad_v then contract the block's
                 # contiguous axis, which XLA's CPU products do four times as fast as the other one.
@@ -168,11 +146,15 @@ def backward(
                     def step(m, state):
                         grad_q, grad_k, grad_v = state
                         i = plan.order[m]
-                        p = _exp2(_product_nt(k, q[i]) * to_log2 - lse[i])
+                        scores = _scores_log2(_product_nt(k, q[i]), scoring)
+                        p = _exp2(scores - lse[i])
                         if masked:
-                            seen = visible(Tokens(query.positions[i], query.segments[i]), key)
+                            seen = visible(Tokens(query.positions[i], query.segments[i]), key, scoring.rule)
                             p = jnp.where(_repeat_rows(seen, rows).T, p, 0)
-                        ds = (p * (_product_nt(v, g[i]) - delta[i])).astype(q.dtype)
+                        ds = p * (_product_nt(v, g[i]) - delta[i])
+                        if scoring.soft_cap is not None:
+                            ds = ds * (1 - jnp.square(scores / (scoring.soft_cap * _LOG2_E)))
+                        ds = ds.astype(q.dtype)
                         grad_v = grad_v + _product(p.astype(g.dtype), g[i])
                         grad_k = grad_k + _product(ds, q[i])
                         grad_q = _add_at(grad_q, i, _product(k_turned, ds))
@@ -182,18 +164,25 @@ def backward(
 
                 zeros = jnp.zeros(k.shape, jnp.float32)
                 grad_q, grad_k, grad_v = _visit_all(plan, visit, (grad_q, zeros, zeros))
-                return grad_q, (grad_k * scale, grad_v)
+                return grad_q, (grad_k * scoring.scale, grad_v)
 
             grad_q, grad_kv = lax.scan(
                 of_key_block, jnp.zeros((q.shape[0], d, rows), jnp.float32), (k, k.swapaxes(1, 2), v, key, key_bounds)
             )
-            return grad_q.swapaxes(1, 2) * scale, *grad_kv
+            return grad_q.swapaxes(1, 2) * scoring.scale, *grad_kv
 
         return _map_heads(of_head, (q, k, v, g, lse, delta), blocks)
 
     cut_query, cut_key = split(query, blocks.queries), split(key, blocks.keys)
     grad_q, grad_k, grad_v = lax.map(of_row, (q, k, v, g, lse, delta, cut_query, cut_key))
     return _ungroup_rows(grad_q, h, t), _join_keys(grad_k, s), _join_keys(grad_v, s)
+
+
+def _scores_log2(products: jax.Array, scoring: Scoring) -> jax.Array:
+    """Scores, as logarithms to base 2, of the products of queries and keys."""
+    if scoring.soft_cap is None:
+        return products * (scoring.scale * _LOG2_E)
+    return jnp.tanh(products * (scoring.scale / scoring.soft_cap)) * (scoring.soft_cap * _LOG2_E)
 
 
 def _map_heads(of_head: Callable, heads, blocks: Blocks):
