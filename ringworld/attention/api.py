@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ringworld.attention import ring, ulysses
 from ringworld.attention.backend import BlockBackend, Blocks, Scoring
 from ringworld.attention.mask import Rule, Tokens
-from ringworld.attention.ring import Ring, attend
+from ringworld.attention.ring import Ring
 
 # Modules of this package that are block backends, and which one suits a platform best.
 BACKENDS = ("xla", "pallas_tpu", "pallas_gpu")
@@ -32,6 +33,7 @@ def ring_attention(
     positions: jax.Array,
     segments: jax.Array,
     axis_name: str | None,
+    ulysses_axis: str | None = None,
     kv_positions: jax.Array | None = None,
     kv_segments: jax.Array | None = None,
     scale: float | None = None,
@@ -53,15 +55,17 @@ def ring_attention(
         q: float32, bfloat16 or float16 [batch, tokens, heads, head_dim].
         k, v: of q's dtype [batch, kv_tokens, kv_heads, head_dim]; heads is a multiple of kv_heads.
         positions, segments: int32 [batch, tokens], of the queries; segment 0 is padding.
-        axis_name: the mesh axis of the ring; None: this shard is the whole sequence.
+        axis_name: the mesh axis of the ring; None: no ring.
+        ulysses_axis: a second mesh axis over which the sequence is sharded, which trades tokens for heads instead.
+        With neither axis this shard is the whole sequence; with both, ranks of `ulysses_axis` are nearest neighbours.
         kv_positions, kv_segments: int32 [batch, kv_tokens], of the keys; those of the queries when None.
         scale: what scores are multiplied by, positive; 1 / sqrt(head_dim) when None.
         soft_cap: squeezes scores to soft_cap * tanh(score / soft_cap), positive; None: as they are.
         window: a query sees only keys less than `window` positions back, itself included; None: its whole past.
         sinks: with a window, the first positions of each segment that stay in sight from everywhere.
         bidirectional: keys go round both ways at once, in half as many exchanges.
-        block_q, block_kv: tokens in a block of the score matrix, at most the shard's; chosen for the platform when
-        None.
+        block_q, block_kv: tokens in a block of the score matrix, at most the shard's (with ulysses: the gathered
+        shard's); chosen by the backend when None.
         backend: "xla", "pallas_tpu", "pallas_gpu", or "auto" for the best one on the default platform. A Pallas backend
         runs interpreted, slowly, where the program is compiled for another platform than its own.
 
@@ -72,7 +76,7 @@ def ring_attention(
     Raises:
         ValueError: while tracing, naming the argument, its value and what is allowed.
     """
-    check_arrays(q, k, v)
+    _check_arrays(q, k, v)
     query = _tokens(q, "q", positions, segments, "positions", "segments")
     key = _tokens(
         k,
@@ -82,18 +86,29 @@ def ring_attention(
         "positions (kv_positions is None)" if kv_positions is None else "kv_positions",
         "segments (kv_segments is None)" if kv_segments is None else "kv_segments",
     )
-    check_axis("axis_name", axis_name)
+    _check_axis("axis_name", axis_name)
+    _check_axis("ulysses_axis", ulysses_axis)
+    chosen = _backend(backend)
     scoring = Scoring(
         _positive("scale", q.shape[3] ** -0.5 if scale is None else scale),
         None if soft_cap is None else _positive("soft_cap", soft_cap),
         _rule(window, sinks),
     )
-    chosen = _backend(backend)
-    ring = Ring(axis_name, bidirectional, scoring, _blocks(chosen, q, k, block_q, block_kv), chosen)
-    return attend(ring, q, k, v, query, key)
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens) -> jax.Array:
+        blocks = _blocks(chosen, q, k, block_q, block_kv)
+        return ring.attend(Ring(axis_name, bidirectional, scoring, blocks, chosen), q, k, v, query, key)
+
+    if ulysses_axis is None or lax.axis_size(ulysses_axis) == 1:
+        return attend(q, k, v, query, key)
+    kv_heads = ulysses.dealt_key_heads(q.shape[2], k.shape[2], ulysses_axis)
+    k, v = (ulysses.replicate_heads(x, kv_heads) for x in (k, v))
+    q, k, v = (ulysses.tokens_to_heads(x, ulysses_axis) for x in (q, k, v))
+    out = attend(q, k, v, ulysses.gather(query, ulysses_axis), ulysses.gather(key, ulysses_axis))
+    return ulysses.heads_to_tokens(out, ulysses_axis)
 
 
-def check_arrays(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+def _check_arrays(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4 or 0 in x.shape:
             raise ValueError(f"{name} has shape {x.shape}; it must be [batch, tokens, heads, head_dim], none of them 0")
@@ -122,7 +137,7 @@ def _tokens(
     return Tokens(positions, segments)
 
 
-def check_axis(argument: str, axis_name: str | None) -> None:
+def _check_axis(argument: str, axis_name: str | None) -> None:
     if axis_name is None:
         return
     try:

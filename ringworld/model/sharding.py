@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ringworld.attention import ulysses_ring_attention
+from ringworld.attention import best_backend, ring_attention
 from ringworld.errors import UserError
 from ringworld.mesh import BATCH_AXES, SEQUENCE_AXES
 from ringworld.model.config import ModelConfig
@@ -127,10 +127,18 @@ class Layout:
 
         # An axis of size 1 is left out, so that a single shard compiles to no communication at all.
         ring, ulysses = (axis if self.mesh.shape[axis] > 1 else None for axis in ("ring", "ulysses"))
+        backend = best_backend(self.mesh.devices.flat[0].platform)
 
         def local(q: Any, k: Any, v: Any, positions: Any, segments: Any) -> Any:
-            return ulysses_ring_attention(
-                q, k, v, positions=positions, segments=segments, ulysses_axis=ulysses, axis_name=ring
+            return ring_attention(
+                q,
+                k,
+                v,
+                positions=positions,
+                segments=segments,
+                axis_name=ring,
+                ulysses_axis=ulysses,
+                backend=backend,
             )
 
         return self._sharded(local, (HEADS, HEADS, HEADS, ROWS, ROWS), HEADS)(q, k, v, positions, segments)

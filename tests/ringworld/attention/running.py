@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from ringworld.attention import ring_attention, ulysses_ring_attention
+from ringworld.attention import ring_attention
 from tests.ringworld.attention.reference import Case
 
 
@@ -48,9 +48,7 @@ def run(case: Case, ring: int = 1, ulysses: int = 1, dtype=jnp.float32, **option
 
 def _call(axis_name: str | None, ulysses_axis: str | None, options: tuple):
     def attend(q, k, v, positions, segments):
-        where = {"positions": positions, "segments": segments, "axis_name": axis_name}
-        if ulysses_axis is None:
-            return ring_attention(q, k, v, **where, **dict(options))
-        return ulysses_ring_attention(q, k, v, **where, ulysses_axis=ulysses_axis, **dict(options))
+        where = {"positions": positions, "segments": segments, "axis_name": axis_name, "ulysses_axis": ulysses_axis}
+        return ring_attention(q, k, v, **where, **dict(options))
 
     return attend

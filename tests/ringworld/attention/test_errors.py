@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from ringworld.attention import ring_attention, ulysses_ring_attention
+from ringworld.attention import ring_attention
 
 F32, I32 = jnp.float32, jnp.int32
 
 
-def trace(attend=ring_attention, **changed):
+def trace(**changed):
     """Traces a good call with some arguments changed; arrays are given as (dtype, *shape)."""
     arguments = {
         "q": (F32, 2, 8, 4, 16),
@@ -25,7 +25,7 @@ def trace(attend=ring_attention, **changed):
     others = {name: x for name, x in arguments.items() if not isinstance(x, tuple)}
 
     def call(arrays):
-        return attend(arrays.pop("q"), arrays.pop("k"), arrays.pop("v"), **arrays, **others)
+        return ring_attention(arrays.pop("q"), arrays.pop("k"), arrays.pop("v"), **arrays, **others)
 
     return jax.eval_shape(call, arrays)
 
@@ -62,6 +62,10 @@ def test_the_good_call_is_traced():
         ({"axis_name": "rign"}, r"axis_name='rign' is not a mesh axis here; it must be None or a mesh axis"),
         ({"scale": 0.0}, r"scale=0.0; it must be a positive, finite"),
         ({"scale": float("nan")}, r"scale=nan; it must be a positive, finite"),
+        ({"soft_cap": -1.0}, r"soft_cap=-1.0; it must be a positive, finite"),
+        ({"window": 0}, r"window=0; it must be 1 position or more, or None"),
+        ({"window": 4, "sinks": -1}, r"sinks=-1; it must be 0 positions or more"),
+        ({"sinks": 2}, r"sinks=2 without a window: .*it must be 0, or give window"),
         ({"block_q": 9}, r"block_q=9; it must be from 1 to the shard's 8 tokens"),
         ({"block_kv": 0}, r"block_kv=0; it must be from 1 to the shard's 8 tokens"),
         ({"block_kv": 4.0}, r"block_kv=4.0; it must be from 1 to the shard's 8 tokens"),
@@ -75,13 +79,13 @@ def test_what_cannot_work_is_refused_by_name(changed, message):
 
 def test_ulysses_refuses_an_unknown_axis_and_heads_that_it_cannot_deal():
     with pytest.raises(ValueError, match=r"ulysses_axis='nodes' is not a mesh axis here"):
-        trace(ulysses_ring_attention, ulysses_axis="nodes")
+        trace(ulysses_axis="nodes")
 
     mesh = Mesh(np.array(jax.devices()[:3]), ("u",))
     spec = PartitionSpec(None, "u")
 
     def attend(q, k, v, positions, segments):
-        return ulysses_ring_attention(q, k, v, positions=positions, segments=segments, ulysses_axis="u", axis_name=None)
+        return ring_attention(q, k, v, positions=positions, segments=segments, ulysses_axis="u", axis_name=None)
 
     with pytest.raises(ValueError, match=r"q has 4 heads; with 2 key heads over u=3 they must be a multiple of 6"):
         jax.eval_shape(
