@@ -23,7 +23,8 @@ PACKINGS = {
 
 def check(case, tolerance=FLOAT32, **how):
     found = run(case, **how)
-    assert max(relative_errors(found, attention(case, how.get("scale")))) < tolerance
+    asked = {name: how[name] for name in ("scale", "soft_cap", "window", "sinks") if name in how}
+    assert max(relative_errors(found, attention(case, **asked))) < tolerance
     padding = case.segments == 0
     out, grad_q = (np.asarray(x, np.float32) for x in found[:2])
     assert not out[padding].any()
@@ -43,12 +44,40 @@ def test_a_ring_of_any_size_is_exact_for_every_packing_and_layout(ring):
     check(case.permuted(rng.permutation(192)), ring=ring, block_q=16, block_kv=24)
 
 
-@pytest.mark.parametrize(("ring", "ulysses", "heads", "kv_heads"), [(2, 4, 4, 2), (2, 2, 6, 3)], ids=str)
+@pytest.mark.parametrize("ring", [2, 3, 4, 8])
+def test_keys_that_go_round_both_ways_meet_every_query_once(ring):
+    rng = np.random.default_rng(ring)
+    for documents in PACKINGS.values():
+        case = random_case(rng, **SHAPE, documents=documents)
+        check(case.permuted(rng.permutation(192)), ring=ring, bidirectional=True, block_q=16, block_kv=24)
+
+
+@pytest.mark.parametrize(("ring", "ulysses", "heads", "kv_heads"), [(2, 4, 4, 2), (1, 4, 4, 1), (2, 2, 6, 3)], ids=str)
 def test_heads_parallel_around_the_ring_is_exact_also_with_fewer_key_heads_than_ranks(ring, ulysses, heads, kv_heads):
     rng = np.random.default_rng(0)
     shape = SHAPE | {"heads": heads, "kv_heads": kv_heads}
     for documents in PACKINGS.values():
         check(random_case(rng, **shape, documents=documents), ring=ring, ulysses=ulysses)
+
+
+NARROWED = {
+    "a window": {"window": 20},
+    "a window and sinks": {"window": 9, "sinks": 3},
+    "itself alone": {"window": 1},
+    "a window longer than all": {"window": 1000, "sinks": 1},
+    "a soft cap": {"soft_cap": 0.7},
+    "all of them": {"window": 33, "sinks": 2, "soft_cap": 2.0, "scale": 0.6},
+}
+
+
+@pytest.mark.parametrize("options", NARROWED.values(), ids=NARROWED)
+def test_windows_sinks_and_soft_caps_are_exact_for_every_packing_and_layout(options):
+    rng = np.random.default_rng(0)
+    for documents in PACKINGS.values():
+        case = random_case(rng, **SHAPE, documents=documents)
+        check(case, block_q=16, block_kv=24, **options)
+        blocks = np.arange(192).reshape(-1, 8)
+        check(case.permuted(rng.permutation(blocks).ravel()), ring=2, block_q=16, block_kv=24, **options)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
@@ -67,17 +96,19 @@ def test_bfloat16_is_exact_to_its_own_precision():
         check(rounded, BFLOAT16, ring=2, dtype=jnp.bfloat16, block_q=32, block_kv=32)
 
 
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     tokens=st.integers(1, 80),
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 3),
-    head_dim=st.sampled_from([16, 24, 64, 128]),
+    head_dim=st.sampled_from([16, 24, 64, 128, 256]),
+    window=st.none() | st.integers(1, 90),
+    soft_cap=st.none() | st.sampled_from([0.5, 5.0]),
     block_q=st.none() | st.integers(1, 80),
     block_kv=st.none() | st.integers(1, 80),
     cuts=st.lists(st.integers(-20, 40).filter(bool), max_size=8),
 )
-def test_any_shape_and_block_is_exact(tokens, kv_heads, group, head_dim, block_q, block_kv, cuts):
+def test_any_shape_and_block_is_exact(tokens, kv_heads, group, head_dim, window, soft_cap, block_q, block_kv, cuts):
     lengths, left = [], tokens
     for cut in cuts:
         lengths.append(int(np.sign(cut)) * min(abs(cut), left))
@@ -85,7 +116,7 @@ def test_any_shape_and_block_is_exact(tokens, kv_heads, group, head_dim, block_q
     rng = np.random.default_rng(tokens)
     shape = {"batch": 1, "tokens": tokens, "heads": kv_heads * group, "kv_heads": kv_heads, "head_dim": head_dim}
     blocks = {"block_q": block_q and min(block_q, tokens), "block_kv": block_kv and min(block_kv, tokens)}
-    check(random_case(rng, **shape, documents=[lengths]), **blocks)
+    check(random_case(rng, **shape, documents=[lengths]), window=window, soft_cap=soft_cap, **blocks)
 
 
 def test_a_shard_longer_than_the_default_blocks_is_exact():

@@ -5,9 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ringworld.attention.mask import Bounds, Tokens, any_visible, bounds, is_full, is_needed, schedule, split, visible
+from ringworld.attention.mask import (
+    EVERYTHING,
+    Bounds,
+    Rule,
+    Tokens,
+    any_visible,
+    bounds,
+    is_full,
+    is_needed,
+    schedule,
+    split,
+    visible,
+)
 
 BLOCK = 16
+RULES = {"everything": EVERYTHING, "window": Rule(window=40), "window and sinks": Rule(window=40, sinks=5)}
 
 
 def tokens_of(positions, segments) -> Tokens:
@@ -22,10 +35,10 @@ def packed(lengths: list[int], total: int) -> Tokens:
     return tokens_of(np.pad(positions, left), np.pad(segments, left))
 
 
-def blocks_of(tokens: Tokens) -> tuple[Bounds, Bounds, np.ndarray]:
+def blocks_of(tokens: Tokens, rule: Rule = EVERYTHING) -> tuple[Bounds, Bounds, np.ndarray]:
     """The bounds of the blocks as queries [n, 1] and as keys [n], and the mask itself as [n, n, BLOCK * BLOCK]."""
     found = bounds(split(tokens, BLOCK))
-    mask = np.asarray(visible(tokens, tokens))
+    mask = np.asarray(visible(tokens, tokens, rule))
     n = len(tokens.segments) // BLOCK
     tiles = mask.reshape(n, BLOCK, n, BLOCK).swapaxes(1, 2).reshape(n, n, -1)
     return jax.tree.map(lambda x: x[:, None], found), found, tiles
@@ -37,8 +50,15 @@ def test_the_rule_is_causal_within_a_segment_and_blind_outside_it():
     assert np.array_equal(visible(tokens, tokens), np.array(expected, bool))
 
 
+def test_a_window_reaches_back_so_far_and_sinks_stay_in_sight():
+    tokens = tokens_of([0, 1, 2, 3, 4, 0, 1], [1, 1, 1, 1, 1, 2, 2])
+    seen = np.asarray(visible(tokens, tokens, Rule(window=2, sinks=1)))
+    assert [np.flatnonzero(row).tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [0, 2, 3], [0, 3, 4], [5], [5, 6]]
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("layout", ["in order", "blocks permuted", "tokens permuted"])
-def test_a_block_proven_empty_is_empty_and_a_block_proven_full_is_full(layout):
+def test_a_block_proven_empty_is_empty_and_a_block_proven_full_is_full(layout, rule):
     rng = np.random.default_rng(0)
     for _ in range(10):
         lengths = list(rng.integers(-20, 60, size=20))
@@ -48,8 +68,8 @@ def test_a_block_proven_empty_is_empty_and_a_block_proven_full_is_full(layout):
             order = rng.permutation(order.reshape(-1, 8)).ravel()
         elif layout == "tokens permuted":
             order = rng.permutation(order)
-        query, key, tiles = blocks_of(Tokens(tokens.positions[order], tokens.segments[order]))
-        needed, full = np.asarray(is_needed(query, key)), np.asarray(is_full(query, key))
+        query, key, tiles = blocks_of(Tokens(tokens.positions[order], tokens.segments[order]), rule)
+        needed, full = np.asarray(is_needed(query, key, rule)), np.asarray(is_full(query, key, rule))
         assert not tiles[~needed].any()
         assert tiles[full].all()
         assert needed[full].all()
@@ -63,6 +83,15 @@ def test_documents_in_order_cost_no_block_beyond_those_they_touch():
         assert np.array_equal(is_needed(query, key), tiles.any(-1))
         single = np.asarray(query.first_segment == query.last_segment) & ~np.asarray(query.padded)
         assert np.array_equal(is_full(query, key), tiles.all(-1) & single)
+
+
+def test_a_window_makes_cost_linear_in_the_document():
+    rule = Rule(window=3 * BLOCK, sinks=4)
+    query, key, tiles = blocks_of(packed([64 * BLOCK], 64 * BLOCK), rule)
+    plan = schedule(query, key, rule)
+    assert np.array_equal(is_needed(query, key, rule), tiles.any(-1))
+    assert np.asarray(plan.needed).tolist() == [1, 2, 3, 4] + [5] * 60  # the window's four blocks, and the sinks'
+    assert np.asarray(plan.full).tolist() == [0, 1] + [2] * 62
 
 
 @pytest.mark.parametrize(("documents", "needed"), [(1, 64 * 65 // 2), (16, 16 * 4 * 5 // 2), (64, 64)])

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Var, jaxprs_in_params
 
 from tests.ringworld.attention.reference import Case, random_case
 from tests.ringworld.attention.running import run, step
@@ -26,11 +26,33 @@ def executed(jaxpr, primitive: str) -> int:
     return count
 
 
-@pytest.mark.parametrize("ring", [2, 3, 8])
-def test_no_exchange_is_wasted(ring):
+def longest_chain(jaxpr, primitive: str) -> int:
+    """How many runs of a primitive wait for one another, at most: those of scans counted as one after another."""
+    depth: dict = {}
+    longest = 0
+    for equation in jaxpr.eqns:
+        before = max((depth.get(x, 0) for x in equation.invars if isinstance(x, Var)), default=0)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = max((longest_chain(sub, primitive) for sub in jaxprs_in_params(equation.params)), default=0)
+        after = before + times * inner + (equation.primitive.name == primitive)
+        depth.update(dict.fromkeys(equation.outvars, after))
+        longest = max(longest, after)
+    return longest
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("ring", [2, 3, 4, 8])
+def test_no_exchange_is_wasted(ring, bidirectional):
     """k, v, positions, segments move size - 1 times, forward and backward; so do dk and dv, home included."""
-    program = step(ring).trace(*arguments(8 * ring))
+    program = step(ring, 1, (("bidirectional", bidirectional),)).trace(*arguments(8 * ring))
     assert executed(program.jaxpr.jaxpr, "ppermute") == 2 * 4 * (ring - 1) + 2 * (ring - 1)
+
+
+@pytest.mark.parametrize(("bidirectional", "rounds"), [(False, 7), (True, 4)])
+def test_a_bidirectional_ring_halves_the_exchanges_one_after_another(bidirectional, rounds):
+    program = step(8, 1, (("bidirectional", bidirectional),)).trace(*arguments(64))
+    gradients_after_the_keys = 2  # one to catch up, one home
+    assert longest_chain(program.jaxpr.jaxpr, "ppermute") == 2 * rounds + gradients_after_the_keys
 
 
 def test_the_sequence_is_never_gathered():
