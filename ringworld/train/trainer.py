@@ -43,7 +43,7 @@ def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec) -> int:
     vigil, stop = Vigil(options.stall_seconds, options.startup_seconds), StopRequest()
     mesh = make_mesh(mesh_spec)
     step = TrainStep(job.recipe, options, mesh)
-    loader = open_loader(job)
+    loader = open_loader(job, mesh)
     with Checkpoints(state_dir, options.keep) as checkpoints:
         first, state = begin(job, step, checkpoints)
         recorder = Recorder(job, loader, mesh, state_dir, first)
@@ -70,8 +70,11 @@ def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec) -> int:
     return DONE
 
 
-def open_loader(job: TrainJob) -> Loader:
-    """The loader of a job. UserError where the plan, the tokens and the recipe do not belong together."""
+def open_loader(job: TrainJob, mesh: Mesh) -> Loader:
+    """The loader of a job, which lays rows out for the mesh's ring as the options say.
+
+    UserError where the plan, the tokens and the recipe do not belong together.
+    """
     recipe = job.recipe
     store, plan = TokenStore.open(job.inputs.tokens), PackingPlan.load(job.inputs.plan)
     if store.info.vocabulary_size > recipe.model.vocabulary:
@@ -81,7 +84,8 @@ def open_loader(job: TrainJob) -> Loader:
         )
     if plan.sequence != recipe.sequence:
         raise UserError(f"sequence={recipe.sequence}, but the packing plan has rows of {plan.sequence} tokens")
-    return Loader(store, plan, seed=recipe.seed, rows_per_batch=recipe.rows)
+    ring = mesh.shape["ring"] if job.options.layout == "balanced" else 1
+    return Loader(store, plan, seed=recipe.seed, rows_per_batch=recipe.rows, ring=ring)
 
 
 def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int, State]:

@@ -122,6 +122,64 @@ def test_a_part_reads_only_its_own_tokens(
     assert sum(read) <= 8 + len(read)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    ring=st.sampled_from([1, 2, 4, 8, 16]),
+    step=st.integers(0, 30),
+    corners=st.tuples(*[st.integers(0, SEQUENCE)] * 2, *[st.integers(0, ROWS)] * 2),
+)
+def test_a_row_on_a_ring_is_the_same_row_permuted(
+    store: TokenStore, plan: PackingPlan, ring: int, step: int, corners: tuple[int, int, int, int]
+) -> None:
+    planned = Loader(store, plan, seed=1, rows_per_batch=ROWS)
+    on_ring = Loader(store, plan, seed=1, rows_per_batch=ROWS, ring=ring)
+    columns, rows = slice(*sorted(corners[:2])), slice(*sorted(corners[2:]))
+    whole, laid_out, part = planned.batch(step), on_ring.batch(step), on_ring.batch(step, rows, columns)
+    for name in NAMES:
+        array = getattr(laid_out, name)
+        for place, row in enumerate(on_ring.rows_at(step).tolist()):
+            layout = on_ring.layout(row)
+            assert np.array_equal(array[place], layout.apply(getattr(whole, name)[place])), name
+            assert np.array_equal(layout.undo(array[place]), getattr(whole, name)[place]), name
+        assert array.dtype == getattr(whole, name).dtype
+        assert np.array_equal(getattr(part, name), array[rows, columns]), name
+
+
+def test_the_ranks_of_a_ring_have_equal_attention_to_compute(store: TokenStore, plan: PackingPlan) -> None:
+    """A document that fills a row is a zigzag."""
+    loader = Loader(store, plan, seed=1, rows_per_batch=ROWS, ring=4)
+    full = np.flatnonzero(plan.length == SEQUENCE)
+    assert len(full)
+    pieces = np.arange(SEQUENCE).reshape(8, -1)
+    assert loader.layout(int(plan.row[full[0]])).apply(np.arange(SEQUENCE)).tolist() == (
+        pieces[[0, 7, 1, 6, 2, 5, 3, 4]].reshape(-1).tolist()
+    )
+
+
+@pytest.mark.parametrize("ring", [1, 2, 4])
+def test_all_ranks_together_read_every_token_once(
+    store: TokenStore, plan: PackingPlan, monkeypatch: pytest.MonkeyPatch, ring: int
+) -> None:
+    read: list[tuple[int, int]] = []
+    original = store.read_many
+
+    def recorded(documents, starts, lengths):
+        for document, start, length in zip(documents, starts, lengths, strict=True):
+            assert length > 1
+            # The last token of a range is only a target, and an input of the next range.
+            read.extend((document, token) for token in range(start, start + length - 1))
+        return original(documents, starts, lengths)
+
+    monkeypatch.setattr(store, "read_many", recorded)
+    loader = Loader(store, plan, seed=1, rows_per_batch=ROWS, ring=ring)
+    share = SEQUENCE // ring
+    for rank in range(ring):
+        before = len(read)
+        part = loader.batch(0, slice(1, 4), slice(rank * share, (rank + 1) * share))
+        assert len(read) - before == (part.segments > 0).sum() <= 3 * share
+    assert len(set(read)) == len(read)
+
+
 @pytest.mark.parametrize("weigh_by", ["example", "token"])
 def test_the_batch_loss_is_the_mean_that_the_plan_names(
     store: TokenStore, plan: PackingPlan, weigh_by: WeighBy
@@ -211,3 +269,8 @@ def test_an_evaluation_batch_is_the_held_out_text(store: TokenStore) -> None:
 def test_a_plan_of_another_tokenizer_is_refused(store: TokenStore, plan: PackingPlan) -> None:
     with pytest.raises(UserError, match="cannot be mixed"):
         Loader(store, dataclasses.replace(plan, tokenizer_hash="other"), 0, 1)
+
+
+def test_a_ring_that_does_not_divide_a_row_is_refused(store: TokenStore, plan: PackingPlan) -> None:
+    with pytest.raises(UserError, match="ring=3 does not divide the plan's rows of 32 tokens"):
+        Loader(store, plan, 0, 1, ring=3)
