@@ -17,9 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from ringworld.mesh import ROWS
 from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.layout import Layout
 from ringworld.model.llama import Params, bind
 from ringworld.model.rope import Rope, make_rope
-from ringworld.model.sharding import Layout
 from ringworld.train.loss import TokenScores, score_tokens
 
 
@@ -42,7 +42,7 @@ class Scorer:
 
         def forward(params: Params, rope: Rope, tokens, targets, segments, positions) -> TokenScores:
             model = bind(config, params)
-            hidden = model(tokens, positions, segments, rope, placing=Layout(mesh), dtype=jnp.dtype(dtype))
+            hidden = model(tokens, positions, segments, rope, Layout(mesh, jnp.dtype(dtype)))
             return score_tokens(hidden, model.output_weight(), targets, mesh=mesh, chunk=loss_chunk)
 
         self._forward = jax.jit(forward)

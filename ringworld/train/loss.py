@@ -3,7 +3,8 @@
 Inside a shard the tokens are walked chunk by chunk. The training loss computes its gradient in the same walk (each
 chunk's logits are used for the loss, for the gradient of the hidden states and for the head's, then dropped), so the
 backward pass only scales: three matrix products per chunk where recomputation would cost four. The vocabulary may be
-split over `tensor`; then each device holds its columns' logits only.
+split over `tensor`; then each device holds its columns' logits only, of the tokens that the tensor ranks bring
+together chunk by chunk. The sequence is never gathered.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from ringworld.mesh import BATCH_AXES, SEQUENCE_AXES
-from ringworld.model.sharding import HIDDEN, ROWS
+from ringworld.model.layout import DIMENSION_AXES, HIDDEN, TOKENS, spec_of
 
-HEAD = PartitionSpec(None, "tensor")
-TOKEN_AXES = (*BATCH_AXES, *SEQUENCE_AXES)
+_HEAD_DIMS = ("embed", "vocabulary")
+_WEIGHT_AXES = DIMENSION_AXES["embed"]
 
 
 class TokenScores(NamedTuple):
@@ -36,7 +37,7 @@ def cross_entropy(
     """The sum over all tokens of weight * -log softmax(hidden @ head)[target], float32 scalar.
 
     hidden [batch, tokens, embed] in the compute dtype; head float32 [embed, vocabulary]; targets int32 and weights
-    float32 [batch, tokens]; `chunk` tokens of a shard at a time. Differentiable in hidden and head; a target of weight
+    float32 [batch, tokens]; `chunk` tokens on a device at a time. Differentiable in hidden and head; a target of weight
     0 costs and moves nothing, whatever its id.
     """
     return _cross_entropy(mesh, chunk, hidden, head, targets, weights)
@@ -48,22 +49,25 @@ def score_tokens(
     """Every target's loss and whether a greedy reader would have said it. Arguments as in `cross_entropy`."""
 
     def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> TokenScores:
-        head = head.astype(hidden.dtype)
+        head = _whole(head, hidden.dtype)
 
         def walk(_: None, piece: Any) -> tuple[None, TokenScores]:
-            logits = _logits(piece[0], head)
-            log_normalizer, target_logit = _normalizer(logits), _pick(logits, piece[1])
+            x, target = _gather(piece)
+            logits = _logits(x, head)
+            log_normalizer, target_logit = _normalizer(logits), _pick(logits, target)
             # A tie would make two tokens the likeliest; then neither is said to be.
             rivals = lax.psum((logits >= target_logit[:, None]).sum(-1), "tensor")
-            return None, TokenScores(log_normalizer - target_logit, rivals == 1)
+            return None, TokenScores(*_own((log_normalizer - target_logit, rivals == 1), len(piece[1])))
 
-        pieces = _chunked(chunk, hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1))
+        pieces = _chunked(
+            max(1, chunk // mesh.shape["tensor"]), hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+        )
         _, scores = lax.scan(walk, None, pieces)
         return TokenScores(*(part.reshape(-1)[: targets.size].reshape(targets.shape) for part in scores))
 
-    return jax.shard_map(local, mesh=mesh, in_specs=(HIDDEN, HEAD, ROWS), out_specs=ROWS, check_vma=False)(
-        hidden, head, targets
-    )
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(HIDDEN, spec_of(_HEAD_DIMS), TOKENS), out_specs=TOKENS, check_vma=False
+    )(hidden, head, targets)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -76,12 +80,12 @@ def _cross_entropy(
 
 def _forward(mesh, chunk, hidden, head, targets, weights):
     def local(hidden, head32, targets, weights):
-        head = head32.astype(hidden.dtype)
+        head = _whole(head32, hidden.dtype)
         columns = jnp.arange(head.shape[1]) + lax.axis_index("tensor") * head.shape[1]
 
         def walk(carry, piece):
             total, d_head = carry
-            x, target, weight = piece
+            x, target, weight = _gather(piece)
             logits = _logits(x, head)
             log_normalizer = _normalizer(logits)
             total += jnp.sum(weight * (log_normalizer - _pick(logits, target)))
@@ -90,19 +94,25 @@ def _forward(mesh, chunk, hidden, head, targets, weights):
             d_logits = d_logits.astype(x.dtype)
             d_x = lax.dot_general(d_logits, head, (((1,), (1,)), ((), ())))
             d_head += lax.dot_general(x, d_logits, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-            return (total, d_head), d_x
+            return (total, d_head), lax.psum_scatter(d_x, "tensor", scatter_dimension=0, tiled=True)
 
-        pieces = _chunked(chunk, hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1), weights.reshape(-1))
+        pieces = _chunked(
+            max(1, chunk // mesh.shape["tensor"]),
+            hidden.reshape(-1, hidden.shape[-1]),
+            targets.reshape(-1),
+            weights.reshape(-1),
+        )
         (total, d_head), d_x = lax.scan(walk, (jnp.float32(0), jnp.zeros(head.shape, jnp.float32)), pieces)
         d_hidden = d_x.reshape(-1, hidden.shape[-1])[: targets.size].reshape(hidden.shape)
-        # One sum at the end of the walk, not one per chunk.
-        return lax.psum(total, TOKEN_AXES), lax.psum(d_hidden, "tensor"), lax.psum(d_head, TOKEN_AXES)
+        # One sum at the end of the walk, not one per chunk; each device keeps its own rows of the head's gradient.
+        d_head = lax.psum_scatter(d_head, _WEIGHT_AXES, scatter_dimension=0, tiled=True)
+        return lax.psum(total, (*BATCH_AXES, *SEQUENCE_AXES)), d_hidden, lax.psum(d_head, "data")
 
     total, d_hidden, d_head = jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(HIDDEN, HEAD, ROWS, ROWS),
-        out_specs=(PartitionSpec(), HIDDEN, HEAD),
+        in_specs=(HIDDEN, spec_of(_HEAD_DIMS), TOKENS, TOKENS),
+        out_specs=(PartitionSpec(), HIDDEN, spec_of(_HEAD_DIMS)),
         check_vma=False,
     )(hidden, head, targets, weights)
     return total, (d_hidden, d_head)
@@ -114,6 +124,21 @@ def _backward(mesh, chunk, residual, cotangent):
 
 
 _cross_entropy.defvjp(_forward, _backward)
+
+
+def _whole(head: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """This shard's columns [embed, columns] of the head, from its part of their rows."""
+    return lax.all_gather(head.astype(dtype), _WEIGHT_AXES, axis=0, tiled=True)
+
+
+def _gather(arrays: tuple[jax.Array, ...]) -> list[jax.Array]:
+    """[tokens, ...] of every tensor rank, one after another."""
+    return [lax.all_gather(x, "tensor", axis=0, tiled=True) for x in arrays]
+
+
+def _own(arrays: tuple[jax.Array, ...], tokens: int) -> list[jax.Array]:
+    """This tensor rank's tokens of gathered ones."""
+    return [lax.dynamic_slice_in_dim(x, lax.axis_index("tensor") * tokens, tokens) for x in arrays]
 
 
 def _logits(x: jax.Array, head: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ import yaml
 
 from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig
+from ringworld.model.memory import Memory
 from ringworld.strict import from_mapping, to_mapping
 
 
@@ -105,9 +106,10 @@ class TrainOptions:
 
     save_every        steps between checkpoints
     keep              how many checkpoints stay
-    remat             what the backward pass computes again: none | layer (all but each layer's input)
+    memory            what the forward pass keeps for the backward pass, and where: ringworld.model.memory
     microbatch_rows   rows of a batch at a time, gradients accumulated; 0 is all at once
-    loss_chunk        tokens of a shard whose logits exist at once
+    layout            how a row lies on the ring: balanced (ranks have equal attention to compute) | contiguous
+    loss_chunk        tokens whose logits exist at once on a device
     stall_seconds     without a finished step for so long, the process ends with exit code 124
     startup_seconds   the same for everything before the first finished step (compilation)
     compilation_cache folder of compiled programs, shared by restarts; empty for none
@@ -115,8 +117,9 @@ class TrainOptions:
 
     save_every: int = 100
     keep: int = 2
-    remat: Literal["none", "layer"] = "none"
+    memory: Memory = field(default_factory=Memory)
     microbatch_rows: int = 0
+    layout: Literal["balanced", "contiguous"] = "balanced"
     loss_chunk: int = 1024
     stall_seconds: float = 600.0
     startup_seconds: float = 3600.0

@@ -19,9 +19,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.errors import UserError
 from ringworld.mesh import ROWS
+from ringworld.model.layout import Layout
 from ringworld.model.llama import Params, abstract_params, bind, init_params
 from ringworld.model.rope import make_rope
-from ringworld.model.sharding import Layout, check, param_shardings
+from ringworld.model.sharding import check, param_shardings
 from ringworld.train.loss import cross_entropy
 from ringworld.train.optimizer import learning_rate, make_optimizer
 from ringworld.train.recipe import TrainOptions, TrainRecipe
@@ -140,9 +141,7 @@ class TrainStep:
             batch.positions,
             batch.segments,
             make_rope(config.rope, config.head_dim),
-            placing=Layout(self.mesh),
-            dtype=jnp.dtype(self.recipe.dtype),
-            remat=jax.checkpoint if self.options.remat == "layer" else None,
+            Layout(self.mesh, jnp.dtype(self.recipe.dtype), self.options.memory),
         )
         return cross_entropy(
             hidden,
@@ -162,12 +161,13 @@ class TrainStep:
 
 def check_batch(recipe: TrainRecipe, options: TrainOptions, sizes: Mapping[str, int]) -> None:
     """Raise UserError where the mesh does not divide the sequence or the rows of a (micro)batch."""
-    sequence_shards = sizes["ring"] * sizes["ulysses"]
+    sequence_shards = sizes["ring"] * sizes["ulysses"] * sizes["tensor"]
     batch_shards = sizes["data"] * sizes["fsdp"]
     if recipe.sequence % sequence_shards:
         fits = max(n for n in range(1, sequence_shards + 1) if recipe.sequence % n == 0)
         raise UserError(
-            f"mesh ring x ulysses={sequence_shards} does not divide sequence={recipe.sequence}; the nearest is {fits}"
+            f"mesh ring x ulysses x tensor={sequence_shards} does not divide sequence={recipe.sequence}; "
+            f"the nearest is {fits}"
         )
     rows = options.microbatch_rows or recipe.rows
     if rows % batch_shards:

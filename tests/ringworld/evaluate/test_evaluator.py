@@ -14,9 +14,9 @@ from ringworld.evaluate.loss_by_position import summarize
 from ringworld.evaluate.recipe import EvaluateInputs, EvaluateJob, EvaluateRecipe, NeedleConfig, load_job
 from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.layout import Layout
 from ringworld.model.llama import bind, init_params
 from ringworld.model.rope import make_rope
-from ringworld.model.sharding import Layout
 from ringworld.train.checkpoint import save_params
 from tests.ringworld.corpus import prose, write_corpus
 
@@ -57,7 +57,7 @@ def test_losses_are_those_of_the_model_computed_directly(job, figures):
         model = bind(MODEL, params)
         hidden = model(
             jnp.asarray(rows.tokens), jnp.asarray(rows.positions), jnp.asarray(rows.segments),
-            make_rope(RopeConfig(theta), 8), placing=Layout(mesh), dtype=jnp.dtype("float32"),
+            make_rope(RopeConfig(theta), 8), Layout(mesh, jnp.dtype("float32")),
         )  # fmt: skip
         logits = np.asarray(hidden @ model.output_weight(), np.float64)
         loss = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, rows.targets[..., None], -1)[..., 0]

@@ -10,9 +10,10 @@ import pytest
 from ringworld.errors import UserError
 from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.layout import Layout
 from ringworld.model.llama import abstract_params, bind, count_parameters, init_params, parameter_dims
 from ringworld.model.rope import make_rope
-from ringworld.model.sharding import Layout, check
+from ringworld.model.sharding import check
 
 CONFIG = ModelConfig(
     vocabulary=98, num_layers=3, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, rope=RopeConfig(5e4)
@@ -24,7 +25,7 @@ def run(config, params, tokens, positions, segments, mesh=None):
     tokens, positions, segments = (jnp.asarray(x, jnp.int32) for x in (tokens, positions, segments))
     model = bind(config, params)
     rope = make_rope(config.rope, config.head_dim)
-    return np.asarray(model(tokens, positions, segments, rope, placing=Layout(mesh), dtype=jnp.dtype("float32")))
+    return np.asarray(model(tokens, positions, segments, rope, Layout(mesh, jnp.dtype("float32"))))
 
 
 def by_hand(config: ModelConfig, params, tokens: np.ndarray) -> np.ndarray:
@@ -92,9 +93,7 @@ def test_the_gradient_is_the_slope_of_the_model_by_hand(params, mesh):
 
     def loss(params):
         rope = make_rope(CONFIG.rope, CONFIG.head_dim)
-        hidden = bind(CONFIG, params)(
-            places[0], places[1], places[2], rope, placing=Layout(shards), dtype=jnp.dtype("float32")
-        )
+        hidden = bind(CONFIG, params)(places[0], places[1], places[2], rope, Layout(shards, jnp.dtype("float32")))
         return (hidden[0] * readout).sum()
 
     gradient = jax.jit(jax.grad(loss))(params)

@@ -8,9 +8,10 @@ import pytest
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.model.config import RopeConfig
 from ringworld.model.huggingface import load_llama, read_config
+from ringworld.model.layout import Layout
 from ringworld.model.llama import bind
 from ringworld.model.rope import make_rope
-from ringworld.model.sharding import Layout, placed_params
+from ringworld.model.sharding import placed_params
 
 torch = pytest.importorskip("torch", reason="pip install .[parity]")
 transformers = pytest.importorskip("transformers")
@@ -51,8 +52,7 @@ def test_logits_equal_transformers_on_the_same_folder(tmp_path, tied, scaling):
             jnp.arange(length, dtype=jnp.int32)[None],
             jnp.ones((1, length), jnp.int32),
             make_rope(rope, ours.head_dim),
-            placing=Layout(mesh),
-            dtype=jnp.dtype("float32"),
+            Layout(mesh, jnp.dtype("float32")),
         )
         got = np.asarray(hidden @ model.output_weight())
         assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max() + 1e-4

@@ -15,6 +15,7 @@ from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import MeshSpec, parse_mesh
 from ringworld.model.config import ModelConfig
 from ringworld.model.llama import abstract_params
+from ringworld.model.memory import Memory
 from ringworld.train import trainer
 from ringworld.train.checkpoint import load_params
 from ringworld.train.progress import read_progress
@@ -135,15 +136,35 @@ def test_steps_after_the_last_checkpoint_of_a_dead_job_are_trained_again_and_cou
     assert losses(state) == losses(calm / "state")
 
 
-@pytest.mark.parametrize("mesh", ["fsdp=1,ring=4", "fsdp=2,tensor=2"])
+@pytest.mark.parametrize("mesh", ["fsdp=1,ring=4", "fsdp=1,ring=2,ulysses=2", "fsdp=2,tensor=2"])
 def test_a_job_resumes_on_another_mesh_with_the_same_batches(corpus, calm, tmp_path, mesh):
     import shutil
 
     shutil.copytree(calm / "state", tmp_path / "state")
     shutil.rmtree(tmp_path / "state" / "checkpoints" / "8")
-    made = job(corpus, tmp_path / "out", remat="layer", microbatch_rows=2)
+    made = job(corpus, tmp_path / "out", memory=Memory("layer"), microbatch_rows=2)
     assert trainer.train(made, str(tmp_path / "state"), parse_mesh(mesh)) == DONE
     np.testing.assert_allclose(losses(tmp_path / "state"), losses(calm / "state"), rtol=2e-5)
+
+
+def test_a_ring_is_fed_balanced_rows_unless_told_otherwise(corpus, tmp_path):
+    """The batch on the mesh is each row as the layout of its ring orders it, the same again after a restart."""
+    mesh = trainer.make_mesh(parse_mesh("fsdp=1,ring=4"))
+    fed = {}
+    for run, options in (
+        ("told", TrainOptions(layout="contiguous")),
+        ("first", TrainOptions()),
+        ("restarted", TrainOptions()),
+    ):
+        made = dataclasses.replace(job(corpus, tmp_path / "out"), options=options)
+        loader = trainer.open_loader(made, mesh)
+        fed[run] = [np.asarray(array) for array in next(trainer.feed(loader, mesh, 3, 4))]
+        order = [loader.layout(row) for row in loader.rows_at(3).tolist()]
+    for contiguous, balanced, restarted in zip(*fed.values(), strict=True):
+        expected = np.stack([layout.apply(row) for layout, row in zip(order, contiguous, strict=True)])
+        np.testing.assert_array_equal(balanced, expected)
+        np.testing.assert_array_equal(restarted, balanced)
+    assert all((one != other).any() for one, other in zip(fed["first"], fed["told"], strict=True))
 
 
 def test_a_stage_starts_from_the_weights_of_another_with_a_fresh_optimizer(corpus, calm, tmp_path):
@@ -179,7 +200,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(corpus, tmp_path):
     made = job(corpus, tmp_path / "out")
     small = dataclasses.replace(made.recipe, model=dataclasses.replace(MODEL, vocabulary=100))
     with pytest.raises(UserError, match=r"vocabulary=100 is smaller than the tokenizer's 258"):
-        trainer.open_loader(dataclasses.replace(made, recipe=small))
+        trainer.open_loader(dataclasses.replace(made, recipe=small), trainer.make_mesh(ONE))
 
 
 def test_a_job_file_reads_back_as_it_was_written(corpus, tmp_path):
