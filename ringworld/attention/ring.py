@@ -73,27 +73,23 @@ class Keys(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens) -> jax.Array:
-    """Attention of this shard's queries over the whole ring's keys: q and out [b, t, h, d], k and v [b, s, n, d]."""
+    """Attention of this shard's queries over the whole ring's keys: q and out [b, h, t, d], k and v [b, n, s, d]."""
     return _forward(ring, q, k, v, query, key)[0]
 
 
 def _forward(
     ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens
 ) -> tuple[jax.Array, jax.Array]:
-    q_bhtd = _heads_major(q)
-
     def hop(keys: Keys) -> tuple[jax.Array, jax.Array]:
-        return ring.backend.forward(
-            q_bhtd, keys.k, keys.v, query, keys.tokens, scoring=ring.scoring, blocks=ring.blocks
-        )
+        return ring.backend.forward(q, keys.k, keys.v, query, keys.tokens, scoring=ring.scoring, blocks=ring.blocks)
 
     def visit(state: tuple[jax.Array, jax.Array], keys: Keys, cargo: Any) -> tuple[Any, Any]:
         seen = any_visible(query, keys.tokens, ring.scoring.rule)
         return lax.cond(seen, lambda: _merge(state, hop(keys)), lambda: state), cargo
 
-    keys = Keys(_heads_major(k), _heads_major(v), key)
+    keys = Keys(k, v, key)
     (out, lse), _ = _tour(ring, keys, hop(keys), None, visit)
-    return _heads_major(out).astype(q.dtype), lse
+    return out.astype(q.dtype), lse
 
 
 def _forward_and_save(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens):
@@ -103,12 +99,11 @@ def _forward_and_save(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, quer
 
 def _backward(ring: Ring, saved, grad_out: jax.Array):
     q, k, v, query, key, out, lse = saved
-    delta = (out.astype(jnp.float32) * grad_out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
-    q_bhtd, g_bhtd = _heads_major(q), _heads_major(grad_out)
+    delta = (out.astype(jnp.float32) * grad_out.astype(jnp.float32)).sum(-1)
 
     def hop(keys: Keys) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         grad_q, *grad_kv = ring.backend.backward(
-            q_bhtd, keys.k, keys.v, query, keys.tokens, lse, delta, g_bhtd, scoring=ring.scoring, blocks=ring.blocks
+            q, keys.k, keys.v, query, keys.tokens, lse, delta, grad_out, scoring=ring.scoring, blocks=ring.blocks
         )
         return grad_q, (grad_kv[0], grad_kv[1])
 
@@ -116,11 +111,11 @@ def _backward(ring: Ring, saved, grad_out: jax.Array):
         seen = any_visible(query, keys.tokens, ring.scoring.rule)
         return lax.cond(seen, lambda: _add((grad_q, grad_kv), hop(keys)), lambda: (grad_q, grad_kv))
 
-    keys = Keys(_heads_major(k), _heads_major(v), key)
+    keys = Keys(k, v, key)
     grad_q, own = hop(keys)
     grad_q, from_others = _tour(ring, keys, grad_q, jax.tree.map(jnp.zeros_like, own), visit)
     grad_kv = _add(own, from_others)
-    grads = (_heads_major(x).astype(like.dtype) for x, like in zip((grad_q, *grad_kv), (q, k, v), strict=True))
+    grads = (x.astype(like.dtype) for x, like in zip((grad_q, *grad_kv), (q, k, v), strict=True))
     return *grads, None, None
 
 
@@ -192,8 +187,3 @@ def _send(arrays: Any, ranks: int, ring: Ring) -> Any:
     assert ring.axis_name is not None
     to = [(rank, (rank + ranks) % ring.size) for rank in range(ring.size)]
     return jax.tree.map(lambda x: lax.ppermute(x, ring.axis_name, to), arrays)
-
-
-def _heads_major(x: jax.Array) -> jax.Array:
-    """[b, tokens, heads, d] <-> [b, heads, tokens, d]."""
-    return x.swapaxes(1, 2)

@@ -1,6 +1,8 @@
 """Every rung of the memory ladder trains alike: the same losses, the same gradients, less kept."""
 
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +41,16 @@ def batch() -> Arrays:
     segments = np.repeat([[1, 2, 0], [1, 2, 3]], [20, 40, 4], axis=1).astype(np.int32)
     positions = np.concatenate([np.arange(20), np.arange(40), np.arange(4)]).astype(np.int32)
     weight = (segments > 0) / 128
-    return Arrays(tokens, targets, segments, np.tile(positions, (2, 1)), weight.astype(np.float32))
+    columns = tokens, targets, segments, np.tile(positions, (2, 1)), weight.astype(np.float32)
+    return Arrays(*map(jnp.asarray, columns))
 
 
 def two_steps(mesh: str, memory: Memory, **options) -> tuple[list[float], dict]:
     """The losses of two steps and the weights after them."""
     spec = parse_mesh(mesh)
-    devices = int(np.prod([size for size in spec.sizes().values()]))
+    devices = math.prod(spec.sizes().values())
     step = TrainStep(RECIPE, TrainOptions(memory=memory, **options), make_mesh(spec, jax.devices()[:devices]))
-    state, arrays, losses = step.init(jax.random.key(0)), jax.tree.map(jnp.asarray, batch()), []
+    state, arrays, losses = step.init(jax.random.key(0)), batch(), []
     run = step.compiled().lower(state, arrays).compile(QUICKLY)
     for _ in range(2):
         state, metrics = run(state, arrays)
@@ -80,8 +83,7 @@ def compare(plain, found) -> None:
 def temporaries(memory: Memory, sequence: int = 4096) -> int:
     recipe = replace(RECIPE, sequence=sequence, batch_tokens=sequence, model=replace(MODEL, num_layers=16))
     step = TrainStep(recipe, TrainOptions(memory=memory), make_mesh(parse_mesh("fsdp=1"), jax.devices()[:1]))
-    array = {name: jax.ShapeDtypeStruct((1, sequence), jnp.int32) for name in Arrays._fields}
-    arrays = Arrays(**array | {"loss_weight": jax.ShapeDtypeStruct((1, sequence), jnp.float32)})
+    arrays = jax.tree.map(lambda x: jnp.zeros((1, sequence), x.dtype), batch())
     memory_used = step.compiled().lower(step.abstract_state(), arrays).compile(QUICKLY).memory_analysis()
     assert memory_used is not None
     return memory_used.temp_size_in_bytes
@@ -96,7 +98,7 @@ def test_each_rung_down_holds_less():
         Memory("layer", every=4, chunk=256),
     ]
     held = [temporaries(memory) for memory in rungs]
-    assert all(after < 0.95 * before for before, after in zip(held, held[1:], strict=False)), held
+    assert all(after < 0.95 * before for before, after in pairwise(held)), held
 
 
 @pytest.mark.parametrize(
