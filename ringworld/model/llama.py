@@ -98,7 +98,7 @@ swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_backward)
 
 
 class Attention(nnx.Module):
-    """Pre-norm attention in two halves around the mixing of tokens, which the layer does."""
+    """Pre-norm attention: what its heads find, and how that is merged into the residual stream."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         d, k = config.embed_dim, config.head_dim
@@ -109,18 +109,22 @@ class Attention(nnx.Module):
         self.value = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
         self.output = nnx.Param(_normal(rngs, (config.num_heads, k, d), depth=config.num_layers))
 
-    def project(
-        self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, shard: Shard
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-        """q, k, v [batch, gathered tokens, this shard's heads, head_dim] with their positions and segments."""
-        h = shard.gather(rms_norm(x, self.norm[...], self.epsilon))
-        positions, segments = shard.gather(positions), shard.gather(segments)
+    def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, shard: Shard) -> jax.Array:
+        """What each head found, [batch, gathered tokens, this shard's heads, head_dim]; to be merged."""
 
-        def heads(weight: nnx.Param) -> jax.Array:
-            return product(h, weight[...].reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:])
+        def of_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            def project(x: jax.Array, positions: jax.Array, segments: jax.Array) -> Any:
+                h = shard.gather(rms_norm(x, self.norm[...], self.epsilon))
+                positions, segments = shard.gather(positions), shard.gather(segments)
+                q, k, v = (
+                    product(h, weight.reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:])
+                    for weight in (query, key, value)
+                )
+                return rotate(q, positions, rope), rotate(k, positions, rope), v, positions, segments
 
-        q, k = (rotate(heads(weight), positions, rope) for weight in (self.query, self.key))
-        return q, k, heads(self.value), positions, segments
+            return shard.attend(*shard.by_chunks(project, x, positions, segments))
+
+        return shard.by_head_groups(of_heads, self.query[...], self.key[...], self.value[...])
 
     def merge(self, out: jax.Array, shard: Shard) -> jax.Array:
         """What attention adds to the residual stream, [batch, tokens, embed]."""
@@ -152,14 +156,11 @@ class Layer(nnx.Module):
         self.mlp = FeedForward(config, rngs)
 
     def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, shard: Shard) -> jax.Array:
-        def project(x: jax.Array, positions: jax.Array, segments: jax.Array) -> Any:
-            return self.attention.project(x, positions, segments, rope, shard)
-
         def finish(x: jax.Array, out: jax.Array) -> jax.Array:
             x = x + self.attention.merge(out, shard)
             return x + self.mlp(x, shard)
 
-        return shard.by_chunks(finish, x, shard.attend(*shard.by_chunks(project, x, positions, segments)))
+        return shard.by_chunks(finish, x, self.attention(x, positions, segments, rope, shard))
 
 
 class Llama(nnx.Module):

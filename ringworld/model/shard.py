@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ringworld.attention import ring_attention
+from ringworld.attention import SAVED, ring_attention
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,33 @@ class Shard:
     def attend(self, q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
         """Attention over the whole row of this shard's heads: q [batch, tokens, heads, head_dim] and out like it."""
 
-        def of(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return ring_attention(
-                q,
-                k,
-                v,
-                positions=positions,
-                segments=segments,
-                axis_name=self.ring,
-                ulysses_axis=self.ulysses,
-                backend=self.backend,
-            )
+        return ring_attention(
+            q,
+            k,
+            v,
+            positions=positions,
+            segments=segments,
+            axis_name=self.ring,
+            ulysses_axis=self.ulysses,
+            backend=self.backend,
+        )
 
+    def by_head_groups(self, function: Callable[..., jax.Array], *weights: jax.Array) -> jax.Array:
+        """function(*weights) -> [batch, tokens, heads, head_dim], a group of heads at a time; each weight is
+        [embed, heads, head_dim], of query or of key heads.
+
+        Queries, keys, values and their gradients then exist for one group only; what attention found is kept, so that
+        the backward pass makes only the projections again.
+        """
         if self.head_groups == 1:
-            return of(q, k, v)
+            return function(*weights)
 
-        def grouped(x: jax.Array) -> jax.Array:
-            return jnp.moveaxis(x.reshape(*x.shape[:2], self.head_groups, -1, x.shape[3]), 2, 0)
+        def cut(weight: jax.Array) -> jax.Array:
+            return jnp.moveaxis(weight.reshape(weight.shape[0], self.head_groups, -1, weight.shape[2]), 1, 0)
 
-        out = lax.map(lambda qkv: of(*qkv), (grouped(q), grouped(k), grouped(v)))
-        return jnp.moveaxis(out, 0, 2).reshape(q.shape)
+        kept = jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
+        out = lax.map(lambda group: kept(*group), tuple(cut(weight) for weight in weights))
+        return jnp.moveaxis(out, 0, 2).reshape(*out.shape[1:3], -1, out.shape[4])
 
     def by_chunks(self, function: Callable[..., Any], *arrays: jax.Array) -> Any:
         """function(*arrays), a chunk of tokens at a time: arrays and results are [batch, tokens, ...], the tokens of
