@@ -107,6 +107,7 @@ class TrainOptions:
     save_every        steps between checkpoints
     keep              how many checkpoints stay
     memory            what the forward pass keeps for the backward pass, and where: ringworld.model.memory
+    optimizer_on      where the optimizer's moments wait between updates: device | host
     microbatch_rows   rows of a batch at a time, gradients accumulated; 0 is all at once
     layout            how a row lies on the ring: balanced (ranks have equal attention to compute) | contiguous
     loss_chunk        tokens whose logits exist at once on a device
@@ -118,6 +119,7 @@ class TrainOptions:
     save_every: int = 100
     keep: int = 2
     memory: Memory = field(default_factory=Memory)
+    optimizer_on: Literal["device", "host"] = "device"
     microbatch_rows: int = 0
     layout: Literal["balanced", "contiguous"] = "balanced"
     loss_chunk: int = 1024

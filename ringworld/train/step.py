@@ -101,6 +101,10 @@ class TrainStep:
             self._param_shardings(),
             transform_non_params=lambda _: replicated,
         )
+        if self.options.optimizer_on == "host":
+            shardings = optax.tree_utils.tree_map_params(
+                optimizer, lambda sharding: sharding.with_memory_kind("pinned_host"), shardings
+            )
         return {"params": self._param_shardings(), "optimizer": shardings, "step": replicated}
 
     def compiled(self) -> Any:
@@ -109,7 +113,13 @@ class TrainStep:
 
     def _step(self, state: State, batch: Arrays) -> tuple[State, Metrics]:
         loss, gradients = self._accumulated(state["params"], batch)
-        updates, optimizer = self._optimizer().update(gradients, state["optimizer"], state["params"])
+        # Moments that wait on the host come to the device for the update alone; elsewhere this moves nothing.
+        moments = jax.tree.map(
+            lambda x, sharding: jax.device_put(x, sharding.with_memory_kind("device")),
+            state["optimizer"],
+            self.state_shardings()["optimizer"],
+        )
+        updates, optimizer = self._optimizer().update(gradients, moments, state["params"])
         metrics = Metrics(
             loss=loss,
             gradient_norm=optax.tree.norm(gradients),

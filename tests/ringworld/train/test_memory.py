@@ -68,6 +68,10 @@ def test_a_rung_changes_no_loss_and_no_weight(plain, memory):
     compare(plain, two_steps("fsdp=1", memory))
 
 
+def test_moments_that_wait_on_the_host_change_nothing(plain):
+    compare(plain, two_steps("fsdp=1,tensor=2", Memory(), optimizer_on="host"))
+
+
 @pytest.mark.parametrize(
     "mesh", ["fsdp=2,tensor=2,ring=2", "data=2,fsdp=1,tensor=2,ulysses=2", "fsdp=1,ring=4,tensor=2"]
 )
