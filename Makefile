@@ -38,6 +38,7 @@ parity: setup
 
 bench: parity
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/ring_attention.py
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -98,7 +98,8 @@ def ring_attention(
     def attend(q: jax.Array, k: jax.Array, v: jax.Array, query: Tokens, key: Tokens) -> jax.Array:
         blocks = _blocks(chosen, q, k, block_q, block_kv)
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # heads-major
-        return ring.attend(Ring(axis_name, bidirectional, scoring, blocks, chosen), q, k, v, query, key).swapaxes(1, 2)
+        out: jax.Array = ring.attend(Ring(axis_name, bidirectional, scoring, blocks, chosen), q, k, v, query, key)
+        return out.swapaxes(1, 2)
 
     if ulysses_axis is None or lax.axis_size(ulysses_axis) == 1:
         return attend(q, k, v, query, key)

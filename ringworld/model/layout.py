@@ -47,11 +47,13 @@ def specs_of(dims: Any) -> Any:
 
 @dataclass(frozen=True)
 class Layout:
-    """A forward pass on a mesh: in which precision it multiplies, and what of it is kept for the backward pass."""
+    """A forward pass on a mesh: in which precision it multiplies, what of it is kept for the backward pass, and which
+    backend attends ("auto": the best one for the mesh's platform)."""
 
     mesh: Mesh
     dtype: jnp.dtype
     memory: Memory = field(default_factory=Memory)
+    attention: str = "auto"
 
     @property
     def shard(self) -> Shard:
@@ -63,7 +65,7 @@ class Layout:
             ulysses=ulysses,
             weight_axes=tuple(axis for axis in DIMENSION_AXES["embed"] if sizes[axis] > 1),
             dtype=self.dtype,
-            backend=best_backend(self.mesh.devices.flat[0].platform),
+            backend=best_backend(self.mesh.devices.flat[0].platform) if self.attention == "auto" else self.attention,
             chunk=self.memory.chunk,
             head_groups=self.memory.head_groups,
         )

@@ -15,6 +15,7 @@ from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig
 from ringworld.model.layout import DIMENSION_AXES, specs_of
 from ringworld.model.llama import Params, abstract_params, parameter_dims
+from ringworld.model.memory import Memory
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
@@ -50,4 +51,22 @@ def check(config: ModelConfig, sizes: Mapping[str, int]) -> None:
         raise UserError(
             f"mesh ulysses={sizes['ulysses']} does not divide the {config.num_heads // sizes['tensor']} heads that "
             f"tensor={sizes['tensor']} leaves on a device; use ring for the rest of the sequence"
+        )
+
+
+def check_memory(config: ModelConfig, memory: Memory, sizes: Mapping[str, int]) -> None:
+    """Raise UserError, naming the choices, where a rung of the memory ladder does not divide the model."""
+    kv_heads = config.num_kv_heads // sizes["tensor"]
+    for name, parts, whole, what in (
+        ("every", memory.every, config.num_layers, "layers"),
+        ("head_groups", memory.head_groups, kv_heads, f"key heads that tensor={sizes['tensor']} leaves on a device"),
+    ):
+        if whole % parts:
+            fits = [n for n in range(1, whole + 1) if whole % n == 0]
+            raise UserError(f"memory: {name}={parts} does not divide the {whole} {what}; use one of {fits}")
+    if config.num_heads // sizes["tensor"] // memory.head_groups % sizes["ulysses"]:
+        raise UserError(
+            f"memory: head_groups={memory.head_groups} leaves "
+            f"{config.num_heads // sizes['tensor'] // memory.head_groups} heads at a time, which "
+            f"ulysses={sizes['ulysses']} does not divide; use fewer groups"
         )

@@ -107,6 +107,7 @@ class TrainOptions:
     save_every        steps between checkpoints
     keep              how many checkpoints stay
     memory            what the forward pass keeps for the backward pass, and where: ringworld.model.memory
+    attention         the backend: auto (the best for the platform) | xla | pallas_tpu | pallas_gpu
     optimizer_on      where the optimizer's moments wait between updates: device | host
     microbatch_rows   rows of a batch at a time, gradients accumulated; 0 is all at once
     layout            how a row lies on the ring: balanced (ranks have equal attention to compute) | contiguous
@@ -119,6 +120,7 @@ class TrainOptions:
     save_every: int = 100
     keep: int = 2
     memory: Memory = field(default_factory=Memory)
+    attention: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
     optimizer_on: Literal["device", "host"] = "device"
     microbatch_rows: int = 0
     layout: Literal["balanced", "contiguous"] = "balanced"

@@ -22,7 +22,7 @@ from ringworld.mesh import ROWS
 from ringworld.model.layout import Layout
 from ringworld.model.llama import Params, abstract_params, bind, init_params
 from ringworld.model.rope import make_rope
-from ringworld.model.sharding import check, param_shardings
+from ringworld.model.sharding import check, check_memory, param_shardings
 from ringworld.train.loss import cross_entropy
 from ringworld.train.optimizer import learning_rate, make_optimizer
 from ringworld.train.recipe import TrainOptions, TrainRecipe
@@ -58,6 +58,7 @@ class TrainStep:
 
     def __post_init__(self) -> None:
         check(self.recipe.model, self.mesh.shape)
+        check_memory(self.recipe.model, self.options.memory, self.mesh.shape)
         check_batch(self.recipe, self.options, self.mesh.shape)
 
     def init(self, key: jax.Array) -> State:
@@ -151,7 +152,7 @@ class TrainStep:
             batch.positions,
             batch.segments,
             make_rope(config.rope, config.head_dim),
-            Layout(self.mesh, jnp.dtype(self.recipe.dtype), self.options.memory),
+            Layout(self.mesh, jnp.dtype(self.recipe.dtype), self.options.memory, self.options.attention),
         )
         return cross_entropy(
             hidden,

@@ -119,6 +119,22 @@ def test_a_rung_that_cannot_be_is_refused(given, message):
         Memory(**given)
 
 
-def test_layers_that_do_not_divide_are_refused_with_those_that_do():
-    with pytest.raises(UserError, match=r"every=3 does not divide 4 layers; use one of \[1, 2, 4\]"):
-        two_steps("fsdp=1", Memory("layer", every=3))
+@pytest.mark.parametrize(
+    ("mesh", "memory", "message"),
+    [
+        ("fsdp=1", Memory("layer", every=3), r"every=3 does not divide the 4 layers; use one of \[1, 2, 4\]"),
+        (
+            "fsdp=1,tensor=2",
+            Memory(head_groups=2),
+            r"head_groups=2 does not divide the 1 key heads that tensor=2 leaves",
+        ),
+        (
+            "fsdp=1,ulysses=4",
+            Memory(head_groups=2),
+            r"head_groups=2 leaves 2 heads at a time, which ulysses=4 does not",
+        ),
+    ],
+)
+def test_a_rung_that_does_not_divide_the_model_is_refused_with_those_that_do(mesh, memory, message):
+    with pytest.raises(UserError, match=message):
+        two_steps(mesh, memory)
