@@ -50,7 +50,7 @@ class Placement:
     slices: int = 1
     mesh: str = "data=1,fsdp=-1,tensor=1,ulysses=1,ring=1"
     env: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Scalar] = field(default_factory=dict)
+    options: Mapping[str, Scalar | Mapping[str, Scalar]] = field(default_factory=dict)
     wait_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -110,10 +110,10 @@ class Placement:
             )
             _require(isinstance(value, str) and "\0" not in value, f"env.{name}", value, "a text (quote numbers)")
         for name, value in self.options.items():
-            scalar = value is None or isinstance(value, (str, int, float, bool))
-            _require(
-                isinstance(name, str) and scalar, f"options.{name}", value, "a text, a number, true, false or null"
-            )
+            values = value.values() if isinstance(value, Mapping) else (value,)
+            scalar = all(one is None or isinstance(one, (str, int, float, bool)) for one in values)
+            allowed = "a text, a number, true, false, null, or a mapping of those"
+            _require(isinstance(name, str) and scalar, f"options.{name}", value, allowed)
 
 
 def shortage(placement: Placement, nodes: Sequence[Mapping[str, float]]) -> str | None:

@@ -22,7 +22,7 @@ from ringworld.errors import UserError
 from ringworld.evaluate.recipe import EvaluateRecipe, NeedleConfig
 from ringworld.mesh import parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
-from ringworld.model.sharding import check
+from ringworld.model.sharding import check, check_memory
 from ringworld.strict import from_mapping
 from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
 from ringworld.train.step import check_batch
@@ -276,6 +276,7 @@ def check_mesh(recipe: TrainRecipe, placement: Placement, stage: str, devices: i
         options = from_mapping(TrainOptions, dict(placement.options), at="options")
         sizes = parse_mesh(placement.mesh).resolved(devices).sizes()
         check(recipe.model, sizes)
+        check_memory(recipe.model, options.memory, sizes)
         check_batch(recipe, options, sizes)
     except UserError as error:
         raise UserError(f"placement of {stage}: {error}") from None
