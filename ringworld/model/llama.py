@@ -98,7 +98,7 @@ swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_backward)
 
 
 class Attention(nnx.Module):
-    """Pre-norm attention: what its heads find, and how that is merged into the residual stream."""
+    """Pre-norm attention: what its heads find, and that merged into the residual stream."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
         d, k = config.embed_dim, config.head_dim
@@ -109,27 +109,42 @@ class Attention(nnx.Module):
         self.value = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
         self.output = nnx.Param(_normal(rngs, (config.num_heads, k, d), depth=config.num_layers))
 
+    def find(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        rope: Rope,
+        shard: Shard,
+        weights: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> jax.Array:
+        """What the heads of these weights (query, key, value) find, [batch, gathered tokens, heads, head_dim]."""
+
+        def project(x: jax.Array, positions: jax.Array, segments: jax.Array) -> Any:
+            h = shard.gather(rms_norm(x, self.norm[...], self.epsilon))
+            positions, segments = shard.gather(positions), shard.gather(segments)
+            q, k, v = (
+                product(h, weight.reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:])
+                for weight in weights
+            )
+            return rotate(q, positions, rope), rotate(k, positions, rope), v, positions, segments
+
+        return shard.attend(*shard.by_chunks(project, x, positions, segments))
+
     def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, shard: Shard) -> jax.Array:
-        """What each head found, [batch, gathered tokens, this shard's heads, head_dim]; to be merged."""
+        """x and what attention adds to it, [batch, tokens, embed], a group of heads at a time."""
 
-        def of_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            def project(x: jax.Array, positions: jax.Array, segments: jax.Array) -> Any:
-                h = shard.gather(rms_norm(x, self.norm[...], self.epsilon))
-                positions, segments = shard.gather(positions), shard.gather(segments)
-                q, k, v = (
-                    product(h, weight.reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:])
-                    for weight in (query, key, value)
-                )
-                return rotate(q, positions, rope), rotate(k, positions, rope), v, positions, segments
+        def of_group(query: jax.Array, key: jax.Array, value: jax.Array, output: jax.Array) -> jax.Array:
+            found = self.find(x, positions, segments, rope, shard, (query, key, value))
+            return shard.by_chunks(lambda found: merge(found, output, shard), found)
 
-            return shard.attend(*shard.by_chunks(project, x, positions, segments))
+        weights = self.query[...], self.key[...], self.value[...], self.output[...]
+        return shard.by_head_groups(of_group, x, weights, head_axes=(1, 1, 1, 0))
 
-        return shard.by_head_groups(of_heads, self.query[...], self.key[...], self.value[...])
 
-    def merge(self, out: jax.Array, shard: Shard) -> jax.Array:
-        """What attention adds to the residual stream, [batch, tokens, embed]."""
-        weight = self.output[...]
-        return shard.scatter(product(out.reshape(*out.shape[:2], -1), weight.reshape(-1, weight.shape[-1])))
+def merge(found: jax.Array, output: jax.Array, shard: Shard) -> jax.Array:
+    """What heads [batch, gathered tokens, heads, head_dim] add to the residual stream, [batch, tokens, embed]."""
+    return shard.scatter(product(found.reshape(*found.shape[:2], -1), output.reshape(-1, output.shape[-1])))
 
 
 class FeedForward(nnx.Module):
@@ -156,11 +171,18 @@ class Layer(nnx.Module):
         self.mlp = FeedForward(config, rngs)
 
     def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, shard: Shard) -> jax.Array:
-        def finish(x: jax.Array, out: jax.Array) -> jax.Array:
-            x = x + self.attention.merge(out, shard)
+        attention = self.attention
+        if shard.head_groups > 1:
+            x = attention(x, positions, segments, rope, shard)
+            return shard.by_chunks(lambda x: x + self.mlp(x, shard), x)
+
+        def finish(x: jax.Array, found: jax.Array) -> jax.Array:
+            x = x + merge(found, attention.output[...], shard)
             return x + self.mlp(x, shard)
 
-        return shard.by_chunks(finish, x, self.attention(x, positions, segments, rope, shard))
+        # All heads at once: the sum of input and attention then exists for one chunk only.
+        weights = attention.query[...], attention.key[...], attention.value[...]
+        return shard.by_chunks(finish, x, attention.find(x, positions, segments, rope, shard, weights))
 
 
 class Llama(nnx.Module):

@@ -77,22 +77,23 @@ class Shard:
             backend=self.backend,
         )
 
-    def by_head_groups(self, function: Callable[..., jax.Array], *weights: jax.Array) -> jax.Array:
-        """function(*weights) -> [batch, tokens, heads, head_dim], a group of heads at a time; each weight is
-        [embed, heads, head_dim], of query or of key heads.
+    def by_head_groups(
+        self, function: Callable[..., jax.Array], x: jax.Array, weights: Sequence[jax.Array], head_axes: Sequence[int]
+    ) -> jax.Array:
+        """x + the sum of function(a group of heads of each weight), like x, one group after another.
 
-        Queries, keys, values and their gradients then exist for one group only; what attention found is kept, so that
-        the backward pass makes only the projections again.
+        Queries, keys, values, what attention finds and the gradients of these then exist for one group only; what
+        attention found is kept, so that the backward pass makes only the projections again.
         """
-        if self.head_groups == 1:
-            return function(*weights)
 
-        def cut(weight: jax.Array) -> jax.Array:
-            return jnp.moveaxis(weight.reshape(weight.shape[0], self.head_groups, -1, weight.shape[2]), 1, 0)
+        def cut(weight: jax.Array, axis: int) -> jax.Array:
+            grouped = weight.reshape(*weight.shape[:axis], self.head_groups, -1, *weight.shape[axis + 1 :])
+            return jnp.moveaxis(grouped, axis, 0)
 
         kept = jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
-        out = lax.map(lambda group: kept(*group), tuple(cut(weight) for weight in weights))
-        return jnp.moveaxis(out, 0, 2).reshape(*out.shape[1:3], -1, out.shape[4])
+        groups = tuple(cut(weight, axis) for weight, axis in zip(weights, head_axes, strict=True))
+        # The sum stays outside of `kept`, whose inputs are saved for each group.
+        return lax.scan(lambda x, group: (x + kept(*group), None), x, groups)[0]
 
     def by_chunks(self, function: Callable[..., Any], *arrays: jax.Array) -> Any:
         """function(*arrays), a chunk of tokens at a time: arrays and results are [batch, tokens, ...], the tokens of
@@ -125,8 +126,9 @@ def chunks_of(tokens: int, chunk: int) -> int:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _gathered(axes: tuple[str, ...], dimension: int, dtype: jnp.dtype, part: jax.Array) -> jax.Array:
-    # The cast stands before the exchange, which halves its bytes.
-    part = part.astype(dtype)
+    # The cast stands before the exchange, which halves its bytes. Without the barrier the compiler casts the weights of
+    # all layers before the first.
+    part = lax.optimization_barrier(part).astype(dtype)
     whole = lax.all_gather(part, axes, axis=dimension, tiled=True) if axes else part
     return whole.astype(jnp.float32)
 

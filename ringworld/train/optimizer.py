@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule and a clipped global norm, from Optax."""
+"""AdamW with warm-up and a schedule, from Optax. `ringworld.train.update` clips and applies."""
 
 from __future__ import annotations
 
@@ -29,17 +29,14 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. Norm scales (stacked vectors) are not decayed, as in Llama's training."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate(config, steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            mask=_decayed,
-        ),
+    """AdamW. Norm scales (stacked vectors) are not decayed, as in Llama's training."""
+    return optax.adamw(
+        learning_rate(config, steps),
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=_decayed,
     )
 
 

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -115,6 +116,7 @@ class TrainOptions:
     stall_seconds     without a finished step for so long, the process ends with exit code 124
     startup_seconds   the same for everything before the first finished step (compilation)
     compilation_cache folder of compiled programs, shared by restarts; empty for none
+    compiler          options of the XLA compiler for this platform, by name; values are texts ("false", "2")
     """
 
     save_every: int = 100
@@ -128,6 +130,7 @@ class TrainOptions:
     stall_seconds: float = 600.0
     startup_seconds: float = 3600.0
     compilation_cache: str = ""
+    compiler: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("save_every", "keep", "loss_chunk"):

@@ -26,6 +26,7 @@ from ringworld.model.sharding import check, check_memory, param_shardings
 from ringworld.train.loss import cross_entropy
 from ringworld.train.optimizer import learning_rate, make_optimizer
 from ringworld.train.recipe import TrainOptions, TrainRecipe
+from ringworld.train.update import clipped, update, update_by_layers
 
 State = dict[str, Any]
 
@@ -110,23 +111,24 @@ class TrainStep:
 
     def compiled(self) -> Any:
         """`step(state, batch: Arrays) -> (state, Metrics)`, jitted; the given state is consumed."""
-        return jax.jit(self._step, donate_argnums=0, out_shardings=(self.state_shardings(), None))
+        return jax.jit(
+            self._step,
+            donate_argnums=0,
+            out_shardings=(self.state_shardings(), None),
+            compiler_options=dict(self.options.compiler) or None,
+        )
 
     def _step(self, state: State, batch: Arrays) -> tuple[State, Metrics]:
         loss, gradients = self._accumulated(state["params"], batch)
-        # Moments that wait on the host come to the device for the update alone; elsewhere this moves nothing.
-        moments = jax.tree.map(
-            lambda x, sharding: jax.device_put(x, sharding.with_memory_kind("device")),
-            state["optimizer"],
-            self.state_shardings()["optimizer"],
-        )
-        updates, optimizer = self._optimizer().update(gradients, moments, state["params"])
+        norm = optax.tree.norm(gradients)
         metrics = Metrics(
             loss=loss,
-            gradient_norm=optax.tree.norm(gradients),
+            gradient_norm=norm,
             learning_rate=jnp.float32(learning_rate(self.recipe.optimizer, self.recipe.steps)(state["step"])),
         )
-        params = optax.apply_updates(state["params"], updates)
+        gradients = clipped(gradients, norm, self.recipe.optimizer.clip_norm)
+        apply = update_by_layers if self.options.optimizer_on == "host" else update
+        params, optimizer = apply(self._optimizer(), gradients, state["optimizer"], state["params"])
         return {"params": params, "optimizer": optimizer, "step": state["step"] + 1}, metrics
 
     def _accumulated(self, params: Params, batch: Arrays) -> tuple[jax.Array, Params]:
