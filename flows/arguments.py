@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from infra.config import compose, dotlist
 from infra.errors import UserError
+from ringworld import errors
+from ringworld.planning.roofline import Efficiency
 from ringworld.strict import from_mapping
 from stages.curriculum import Curriculum, Site, load_curriculum, load_site
 
@@ -30,20 +33,35 @@ usage: python flows/full_curriculum.py [KEY=VALUE ...]
   placement.KEY=VALUE  change a key of the placement, as in placement.mesh.ring=2
   KEY=VALUE            change a key of the curriculum, as in stages.text-1k.steps=50 or sources.text=books/*.txt
 """
+PLAN_HELP = """\
+usage: python flows/plan.py [KEY=VALUE ...]
+
+What every training stage of a curriculum needs on a placement: memory, time and money, before anybody pays.
+
+  curriculum=tiny      a file of configs/curricula, or a path to one
+  placement=local      a file of configs/placements, or a path to one
+  only=STAGE           this stage alone
+  aot=true             ask the compiler: memory as it will be, for TPUs (pip install '.[plan]') and this machine
+  search=true          propose the mesh and the rungs of the memory ladder that fit with the least time
+  price=3.5            of one chip for one hour
+  json=FILE            the same figures for programs
+  root=runs run=NAME   packing plans of a run, where it has them, say how much attention a row needs
+  products=0.7         the share of the peak rate that products with weights reach; attention=0.5: that attention does
+  hosts=N, placement.KEY=VALUE, KEY=VALUE   as for flows/full_curriculum.py
+
+Exit code: 0 all fits, 1 something does not, 2 it cannot work as given.
+"""
 
 
 @dataclass(frozen=True)
-class FlowArguments:
-    """What the flow itself owns."""
+class Common:
+    """Keys that every flow owns."""
 
     curriculum: str = "tiny"
     placement: str = "local"
     root: str = "runs"
     run: str = ""
     only: str | None = None
-    start: str | None = None
-    force: str | None = None
-    dry_run: bool = False
     hosts: int | None = None
 
     @property
@@ -53,21 +71,59 @@ class FlowArguments:
 
 
 @dataclass(frozen=True)
-class Flow:
+class FlowArguments(Common):
+    """What `flows/full_curriculum.py` owns."""
+
+    start: str | None = None
+    force: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PlanArguments(Common):
+    """What `flows/plan.py` owns. price: of a chip-hour. The shares are of the peak rate; see `Efficiency`."""
+
+    aot: bool = False
+    search: bool = False
+    json: str = ""
+    price: float | None = None
+    products: float = Efficiency.products
+    attention: float = Efficiency.attention
+
+    def __post_init__(self) -> None:
+        for name in ("products", "attention"):
+            if not 0 < getattr(self, name) <= 1:
+                raise errors.UserError(f"{name}={getattr(self, name)}: a share of the peak rate, above 0 and at most 1")
+        if self.price is not None and not 0 <= self.price < float("inf"):
+            raise errors.UserError(f"price={self.price}: of one chip for one hour, 0 or more")
+
+
+Arguments = TypeVar("Arguments", bound=Common)
+
+
+@dataclass(frozen=True)
+class Flow(Generic[Arguments]):
     """A parsed command line: the flow's own keys, the curriculum and where it runs."""
 
-    arguments: FlowArguments
+    arguments: Arguments
     curriculum: Curriculum
     site: Site
     words: tuple[str, ...] = field(default=())
 
 
-def parse(words: Sequence[str]) -> Flow:
-    """Everything a command line says, checked. UserError names the key, the value and what is allowed."""
-    own = [word for word in words if word.partition("=")[0] in FlowArguments.__dataclass_fields__]
+def parse(words: Sequence[str]) -> Flow[FlowArguments]:
+    """Everything a command line of the curriculum says, checked. UserError names the key, the value and what is
+    allowed."""
+    return parse_as(FlowArguments, words)
+
+
+def parse_as(kind: type[Arguments], words: Sequence[str]) -> Flow[Arguments]:
+    """As `parse`, for a flow with these keys of its own."""
+    names = [found.name for found in fields(kind)]
+    own = [word for word in words if word.partition("=")[0] in names]
     placing = [word.removeprefix("placement.") for word in words if word.startswith("placement.")]
     rest = [word for word in words if word not in own and not word.startswith("placement.")]
-    arguments = from_mapping(FlowArguments, _texts(own), at="argument")
+    arguments = from_mapping(kind, _texts(kind, own), at="argument")
     _check_root(arguments.root)
     if arguments.hosts is not None:
         placing.append(f"hosts={arguments.hosts}")
@@ -76,13 +132,13 @@ def parse(words: Sequence[str]) -> Flow:
     return Flow(arguments, curriculum, site, tuple(words))
 
 
-def _texts(words: Sequence[str]) -> dict[str, object]:
-    """Values of the flow's own keys. Names stay texts even where they look like numbers: run=2026 is a name."""
+def _texts(kind: type[Common], words: Sequence[str]) -> dict[str, object]:
+    """Values of a flow's own keys. Names stay texts even where they look like numbers: run=2026 is a name."""
     typed = dotlist(words)
     texts = {word.partition("=")[0]: word.partition("=")[2] for word in words}
-    fields = FlowArguments.__dataclass_fields__
+    kinds = {found.name: str(found.type) for found in fields(kind)}
     return {
-        key: value if str(fields[key].type).startswith(("bool", "int")) else texts[key] for key, value in typed.items()
+        key: value if kinds[key].startswith(("bool", "int", "float")) else texts[key] for key, value in typed.items()
     }
 
 

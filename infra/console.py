@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TextIO
 
+import rich.box
 import rich.console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -169,17 +170,37 @@ def print_plan(plan: Plan, file: TextIO | None = None) -> None:
         )
         for step in plan.steps
     ]
+    print_table(headings, rows, out, lambda row: ("action", _STYLES.get(row[3], "")))
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    out: TextIO,
+    style: Callable[[Sequence[str]], tuple[str, str]] | None = None,
+    right: Collection[str] = (),
+) -> None:
+    """A table on a terminal, aligned columns in a log. style: of a row, the heading whose cell stands out, and how;
+    right: headings of columns of figures."""
     if out.isatty():
-        table = Table(*headings)
+        table = Table(box=rich.box.SIMPLE_HEAD)
+        for heading in headings:
+            table.add_column(heading, justify="right" if heading in right else "left")
         for row in rows:
             cells = [Text(cell) for cell in row]
-            cells[3].stylize(_STYLES.get(row[3], ""))
+            if style is not None:
+                heading, how = style(row)
+                cells[list(headings).index(heading)].stylize(how)
             table.add_row(*cells)
         rich.console.Console(file=out).print(table)
         return
     widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
     for row in [headings, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=out)
+        cells = (
+            cell.rjust(width) if heading in right else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, headings, strict=True)
+        )
+        print("  ".join(cells).rstrip(), file=out)
 
 
 def plain(text: str) -> str:

@@ -33,7 +33,8 @@ class Placement:
     """A request for machines.
 
     resources: per host, in the scheduler's names: {"CPU": 4}, {"GPU": 8}, {"TPU": 4, "CPU": 8}; "memory" is in bytes.
-    topology, accelerator: of one TPU slice, such as "4x8x8" and "v4"; None for other kinds.
+    topology: of one TPU slice, such as "4x8x8"; None for other kinds.
+    accelerator: what the chips are, such as "v4" or "H100": needed for TPUs, for GPUs of use to a plan alone.
     slices: TPU slices joined by the data-centre network; `hosts` is a multiple of it.
     mesh: the trainer's mesh, in the trainer's own syntax; it checks it.
     env: variables of the trainer process, over what its kind sets. Not for secrets: placements are printed and stored.
@@ -87,7 +88,7 @@ class Placement:
     def _check_kind(self) -> None:
         _require(self.kind in get_args(Kind), "kind", self.kind, "cpu, gpu or tpu")
         if self.kind != "tpu":
-            for name in ("topology", "accelerator"):
+            for name in ("topology", "accelerator") if self.kind == "cpu" else ("topology",):
                 _require(getattr(self, name) is None, name, getattr(self, name), f"nothing for kind={self.kind}")
             _require(self.slices == 1, "slices", self.slices, f"1 for kind={self.kind}")
         else:

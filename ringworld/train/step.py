@@ -91,6 +91,16 @@ class TrainStep:
             self.state_shardings(),
         )
 
+    def abstract_batch(self) -> Arrays:
+        """A batch as jax.ShapeDtypeStruct with shardings."""
+        shape, sharding = (self.recipe.rows, self.recipe.sequence), NamedSharding(self.mesh, ROWS)
+
+        def array(name: str) -> Any:
+            dtype = jnp.float32 if name == "loss_weight" else jnp.int32
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+        return Arrays(*map(array, Arrays._fields))
+
     def state_shardings(self) -> State:
         """NamedSharding of every leaf of the state; the optimizer's moments lie as their weights do."""
         replicated = NamedSharding(self.mesh, PartitionSpec())

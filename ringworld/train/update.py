@@ -8,7 +8,7 @@ a whole model lies on one chip.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def update(
 ) -> tuple[Params, Any]:
     """(params, moments) after the update."""
     updates, moments = optimizer.update(gradients, moments, params)
-    return optax.apply_updates(params, updates), moments
+    return cast(Params, optax.apply_updates(params, updates)), moments
 
 
 def update_by_layers(
