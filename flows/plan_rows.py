@@ -19,7 +19,7 @@ from ringworld.data.files import join
 from ringworld.data.packing import PackingPlan
 from ringworld.errors import UserError
 from ringworld.planning import aot
-from ringworld.planning.estimate import Estimate, estimate, fits
+from ringworld.planning.estimate import Estimate, estimate, misfit
 from ringworld.planning.hardware import Chip, Machine, cpu_machine, gpu_machine, tpu_machine
 from ringworld.planning.processor import measured_processor
 from ringworld.planning.roofline import Efficiency
@@ -68,14 +68,21 @@ class Row:
         return self.found.host_bytes
 
     @property
+    def misfit(self) -> str | None:
+        """Why it does not fit, for people; None where it does, or where nobody can say."""
+        answer = self.compiled
+        if answer is None:
+            return misfit(self.found, self.machine)
+        if answer.outcome not in ("fits", "oom"):
+            return None
+        return misfit(self.found, self.machine, self.peak, self.host_bytes) or (answer.message or None)
+
+    @property
     def fits(self) -> bool | None:
         """None: nothing is known of the chips, or the compiler gave no answer."""
-        if self.compiled is not None and self.compiled.outcome != "fits":
-            return False if self.compiled.outcome == "oom" else None
-        limit = self.machine.host_bytes
-        if limit is not None and self.host_bytes > limit:
-            return False
-        return fits(self.found, self.machine, self.peak if self.compiled else None)
+        if self.machine.chip is None or (self.compiled and self.compiled.outcome not in ("fits", "oom")):
+            return None
+        return self.misfit is None
 
     @property
     def hours(self) -> float | None:
@@ -103,12 +110,14 @@ class Row:
             "mesh": str(self.found.mesh),
             "memory_options": vars(self.options.memory),
             "optimizer_on": self.options.optimizer_on,
+            "microbatch_rows": self.options.microbatch_rows,
             "chip_bytes": {**vars(memory), "total": memory.total},
             "chip_limit": self.machine.chip.hbm_bytes if self.machine.chip else None,
             "host_bytes": self.host_bytes,
             "host_limit": self.machine.host_bytes,
             "compiler": vars(self.compiled) if self.compiled else None,
             "fits": self.fits,
+            "misfit": self.misfit,
             "flops_per_step": self.found.flops,
             "attention_pairs_per_step": self.attention.pairs,
             "attention_pairs_from": self.attention.source,

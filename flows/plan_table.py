@@ -12,7 +12,9 @@ from infra.console import print_table
 from ringworld.mesh import AXES
 from ringworld.planning.hardware import GIB
 from ringworld.strict import to_mapping
+from ringworld.train.flops import training_flops
 
+_UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
 _STYLE = {"yes": "green", "NO": "bold red", "?": "yellow"}
 
 
@@ -44,13 +46,14 @@ def _memory(rows: Sequence[Row], out: TextIO) -> None:
 
 
 def _time(rows: Sequence[Row], price: float | None, out: TextIO) -> None:
-    headings = ["stage", "PFLOP a step", "attention", "s a step", "products", "attending", "rest", "waits for links"]
+    unit, scale = next((unit for unit in _UNITS if rows[-1].found.flops >= unit[1]), _UNITS[-1])
+    headings = ["stage", f"{unit} a step", "attention", "s a step", "products", "attending", "rest", "waits for links"]
     headings += ["MFU", "Mtok a day", "steps", "hours", "chip-hours", *(["cost"] if price is not None else [])]
     cells = []
     for row in rows:
         found, time, hours = row.found, row.found.time, row.hours
         share = 1 - _without_attention(row) / found.flops
-        line = [row.stage, _figure(found.flops / 1e15), f"{share:.0%}"]
+        line = [row.stage, _figure(found.flops / scale), f"{share:.0%}"]
         if time is None or hours is None or found.mfu is None:
             line += ["?"] * 8
         else:
@@ -73,7 +76,10 @@ def print_proposals(rows: Sequence[Row], out: TextIO) -> None:
     stages = {
         row.stage: {
             "mesh": {axis: size for axis, size in row.found.mesh.sizes().items() if size != 1 or axis == "fsdp"},
-            "options": {"memory": to_mapping(row.options.memory)},
+            "options": {
+                "memory": to_mapping(row.options.memory),
+                **({"microbatch_rows": row.options.microbatch_rows} if row.options.microbatch_rows else {}),
+            },
         }
         for row in rows
     }
@@ -88,14 +94,14 @@ def _remarks(rows: Sequence[Row]) -> list[str]:
         lines.append(f"Attention as if each row were one document (no packing plan in the run): {', '.join(guessed)}")
     for row in rows:
         lines += [f"{row.stage}: {note}" for note in row.found.notes]
-        if row.compiled is not None and row.compiled.outcome != "fits":
+        if row.fits is False:
+            lines.append(f"{row.stage} does not fit: {row.misfit}")
+        elif row.compiled is not None and row.compiled.outcome != "fits":
             lines.append(f"{row.stage}: the compiler: {row.compiled.outcome}: {row.compiled.message}")
     return lines if len(lines) > 1 else []
 
 
 def _without_attention(row: Row) -> float:
-    from ringworld.train.flops import training_flops
-
     return training_flops(row.recipe.model, row.recipe.batch_tokens, 0)
 
 
@@ -113,6 +119,8 @@ def _kept(row: Row) -> str:
         words.append(f"{memory.offload:.0%} on host")
     if memory.head_groups > 1:
         words.append(f"{memory.head_groups} head groups")
+    if row.options.microbatch_rows:
+        words.append(f"{row.options.microbatch_rows} of {row.recipe.rows} rows at a time")
     if row.options.optimizer_on == "host":
         words.append("moments on host")
     return ", ".join(words)
@@ -125,7 +133,8 @@ def _compiled(row: Row) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / GIB:.1f}" if size < 1000 * GIB else f"{size / GIB:,.0f}"
+    gib = size / GIB
+    return f"{gib:.2f}" if gib < 10 else f"{gib:.1f}" if gib < 1000 else f"{gib:,.0f}"
 
 
 def _figure(value: float) -> str:

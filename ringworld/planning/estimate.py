@@ -76,16 +76,22 @@ def check_runs(recipe: TrainRecipe, options: TrainOptions, spec: MeshSpec) -> No
     check_batch(recipe, options, sizes)
 
 
-def fits(found: Estimate, machine: Machine, peak: float | None = None) -> bool | None:
-    """Whether a stage fits its chips and hosts; None where nothing is known of them. peak: the compiler's figure in
-    place of the estimate's."""
+def misfit(found: Estimate, machine: Machine, peak: float | None = None, host_bytes: float | None = None) -> str | None:
+    """Why a stage does not fit its chips and hosts, for people; None where it does, or where nothing is known of them.
+
+    peak and host_bytes: the compiler's figures in place of the estimate's.
+    """
     if machine.chip is None:
         return None
-    if machine.host_bytes is not None and found.host_bytes > machine.host_bytes:
-        return False
-    if peak is None and any("2^31" in note for note in found.notes):
-        return False
-    return (found.memory.total if peak is None else peak) <= machine.chip.hbm_bytes
+    needed = found.memory.total if peak is None else peak
+    if needed > machine.chip.hbm_bytes:
+        return f"a chip needs {gib(needed)} of {gib(machine.chip.hbm_bytes)} GiB"
+    on_host = found.host_bytes if host_bytes is None else host_bytes
+    if machine.host_bytes is not None and on_host > machine.host_bytes:
+        return f"a host needs {gib(on_host)} of {gib(machine.host_bytes)} GiB"
+    if peak is None:
+        return next((note for note in found.notes if "2^31" in note), None)
+    return None
 
 
 def gib(size: float) -> str:

@@ -51,7 +51,8 @@ def chip_memory(shapes: Shapes, options: TrainOptions, ring: int) -> ChipMemory:
     saved, offloaded = _saved(shapes, options)
     layer = saved + _layer(shapes, options, ring)
     loss = saved + _loss(shapes, options)
-    update = weights * (4 if on_host else 2)  # the updates, their clipped gradients, and moments from the host
+    # The updates and their clipped gradients; from the host, moments of a layer or of the tables at a time.
+    update = 4.0 * _FLOAT32 * max(_layer_state(shapes), _tables_state(shapes)) if on_host else 2 * weights
     batch = 5 * _FLOAT32 * shapes.gathered * shapes.passes
     peak = max(layer, loss, update) + batch
     return ChipMemory(
