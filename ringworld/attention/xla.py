@@ -30,14 +30,16 @@ def default_blocks(*, queries: int, keys: int, heads: int, kv_heads: int, head_d
     On a CPU one step's scores, 1024 rows x 512 keys, fill the second-level caches: the rows are those of a group's
     heads, or of two heads. Longer blocks would be no faster, and would waste more where documents begin and end; so
     would one block for a whole short shard, half of which the diagonal empties. Where there are as many devices as
-    processors, each step runs on one of them, and the best block is one that stays in its cache. Elsewhere all heads go
-    at once, to fill the machine.
+    processors, each step runs on one of them, and the best block is one that stays in its cache and has at most 32,768
+    scores: of larger ones the runtime makes parallel tasks, whose state it keeps until the whole program ends (a step
+    of 65,536 tokens on 8 devices then takes three times the memory that the compiler counts). Elsewhere all heads go at
+    once, to fill the machine.
     """
     if jax.default_backend() != "cpu":
         return Blocks(_even(queries, 512), _even(keys, 512), kv_heads)
     group = heads // kv_heads
     if jax.local_device_count() >= (os.cpu_count() or 1) > 1:
-        return Blocks(_even(queries, max(64, 256 // group)), _even(keys, 256))
+        return Blocks(_even(queries, max(16, 128 // group)), _even(keys, 256))
     step_heads = 2 if group == 1 and kv_heads % 2 == 0 else 1
     rows, columns = (min(512, max(128, length // 2)) for length in (queries, keys))
     return Blocks(_even(queries, min(rows, max(128, 1024 // group))), _even(keys, columns), step_heads)

@@ -14,6 +14,7 @@ are constants of the program; they move no byte, so stages that differ in them s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -268,8 +269,9 @@ def compile_here(job: CompileJob) -> Compiled:
         return Compiled("oom", needs.total, needs.limit, arguments, needs.total - arguments, None, seconds, needs.said)
     arguments, temporaries = float(memory.argument_size_in_bytes), float(memory.temp_size_in_bytes)
     host = float(memory.host_temp_size_in_bytes + memory.host_argument_size_in_bytes)
-    # With arrays in host memory the compiler's peak is of both memories together, at whatever moment that is.
-    peak = arguments + temporaries if host else float(memory.peak_memory_in_bytes)
+    # With arrays in host memory the TPU compiler's peak is of both memories; the CPU compiler's is of arguments alone.
+    exact = job.topology is not None and not host
+    peak = float(memory.peak_memory_in_bytes) if exact else arguments + temporaries
     return Compiled("fits", peak, None, arguments, temporaries, host, time.monotonic() - began)
 
 
@@ -325,6 +327,7 @@ def _shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     return int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
 
 
+@functools.cache  # of the code that is running, whatever happens to its files meanwhile
 def _code_hash() -> str:
     digest = hashlib.sha256()
     for pattern in _COMPILED_FROM:
