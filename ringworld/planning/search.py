@@ -112,7 +112,9 @@ def rungs(recipe: TrainRecipe, options: TrainOptions, mesh: MeshSpec) -> Iterato
     """Memory ladders worth trying on a mesh."""
     tokens = (options.microbatch_rows or recipe.rows) * recipe.sequence // math.prod(mesh.sizes().values())
     chunk = _CHUNK if tokens > _CHUNK else 0
-    yield Memory(chunk=chunk)
+    yield Memory()
+    if chunk:
+        yield Memory(chunk=chunk)
     for remat, every, offload, groups in itertools.product(_REMAT, _EVERY, _OFFLOAD, _HEAD_GROUPS):
         if recipe.model.num_layers % every == 0:
             yield Memory(remat, every, offload, chunk, groups)
