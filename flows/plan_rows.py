@@ -16,7 +16,7 @@ from infra.placement import Placement
 from infra.stage import Stage
 from infra.storage import Store
 from ringworld.data.files import join
-from ringworld.data.packing import PackingPlan
+from ringworld.data.plan import PackingPlan
 from ringworld.errors import UserError
 from ringworld.planning import aot
 from ringworld.planning.estimate import Estimate, estimate, misfit
@@ -148,7 +148,7 @@ class Planner:
         """A training stage as its placement says. Raises UserError, naming the stage, where that cannot run."""
         recipe, place = _recipe(stage), stage.placement
         try:
-            options, machine = options_of(place), machine_of(place)
+            options, machine = options_of(place), machine_of(place, recipe.dtype)
             pairs = attention_of(stage, self.store)
             found = estimate(recipe, options, place.mesh, machine, pairs.pairs, self.efficiency)
         except UserError as error:
@@ -189,8 +189,11 @@ def options_of(place: Placement) -> TrainOptions:
     return from_mapping(TrainOptions, dict(place.options), at="placement.options")
 
 
-def machine_of(place: Placement) -> Machine:
-    """What a placement's words stand for. UserError where they name no machine that a plan can be made for."""
+def machine_of(place: Placement, dtype: str) -> Machine:
+    """What a placement's words stand for; dtype: of the products, where a processor is measured.
+
+    UserError where they name no machine that a plan can be made for.
+    """
     memory = place.resources.get("memory")
     if place.kind == "tpu":
         chips = int(place.resources["TPU"])
@@ -199,13 +202,13 @@ def machine_of(place: Placement) -> Machine:
         )
     if place.kind == "gpu":
         return gpu_machine(place.accelerator or "", place.hosts, int(place.resources["GPU"]), memory)
-    return cpu_machine(place.hosts, measured=_processor(place.hosts))
+    return cpu_machine(place.hosts, measured=_processor(place.hosts, dtype))
 
 
 @functools.cache
-def _processor(devices: int) -> Chip:
+def _processor(devices: int, dtype: str) -> Chip:
     # Measured once: it takes a second, and all stages share the machine.
-    return measured_processor(devices)
+    return measured_processor(devices, dtype)
 
 
 def attention_of(stage: Stage, store: Store) -> Attention:

@@ -18,16 +18,18 @@ from ringworld.train.flops import device_peak_flops
 _COPIED = 1 << 28  # bytes, well past any cache
 
 
-def measured_processor(devices: int = 1) -> Chip:
-    """One of so many equal devices that share this machine: its part of the matrix rate, memory and bandwidth."""
+def measured_processor(devices: int = 1, dtype: str = "float32") -> Chip:
+    """One of so many equal devices that share this machine: its part of memory, of bandwidth, and of the rate of matrix
+    products of a dtype."""
     processor = jax.devices("cpu")[0]
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     bandwidth = _copy_rate() / devices
+    rate = device_peak_flops(processor, jnp.dtype(dtype)) / devices
     return Chip(
         name="cpu",
         platform="cpu",
-        bfloat16_flops=device_peak_flops(processor, jnp.dtype("bfloat16")) / devices,
-        float32_flops=device_peak_flops(processor, jnp.dtype("float32")) / devices,
+        bfloat16_flops=rate,
+        float32_flops=rate,
         hbm_bytes=memory / devices,
         hbm_bandwidth=bandwidth,
         # Devices of one machine exchange by copies; "host memory" is the same memory.
