@@ -219,7 +219,8 @@ def attention_of(stage: Stage, store: Store) -> Attention:
         return Attention(recipe.rows * recipe.sequence * (recipe.sequence + 1) / 2, "one document a row")
     plan = PackingPlan.load(join(store.attempt_url(packed.name, found[0].attempt), "plan.parquet"))
     lengths = plan.length.astype(np.float64)
-    return Attention(recipe.rows * float((lengths * (lengths + 1) / 2).sum()) / plan.num_rows, "packing plan")
+    slots = sum(corpus.rows * corpus.sequence for corpus in plan.corpora)
+    return Attention(recipe.batch_tokens * float((lengths * (lengths + 1) / 2).sum()) / slots, "packing plan")
 
 
 def _recipe(stage: Stage) -> TrainRecipe:

@@ -6,14 +6,16 @@ One process and numpy, like `stages.pack`. A conversation longer than a row is d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from infra.stage import Result, StageContext
 from ringworld.data.files import absolute, join
-from ringworld.data.packing import PackingPlan, WeighBy, Whole, length_histogram, mix, pack, select_whole
+from ringworld.data.mixture import check_shares
+from ringworld.data.order import Schedule
+from ringworld.data.packing import Whole, cut_in_rows, length_histogram, pack, select_whole
+from ringworld.data.plan import PackingPlan, WeighBy, mix
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
 
@@ -23,28 +25,20 @@ class PackConversationsRecipe:
     """sequence: slots of a row. mixture: the share of the rows that a step draws from each corpus; 0 leaves one out.
 
     weigh_by: whether each conversation or each counted token of a batch counts the same; see
-    `ringworld.data.packing.loss_weights`.
+    `ringworld.data.plan.loss_weights`. window: steps whose rows are sorted by attention work; 1: none.
     """
 
     kind: ClassVar[str] = "pack-conversations"
     sequence: int
     mixture: Mapping[str, float]
     weigh_by: WeighBy = "example"
+    window: int = 256
 
     def __post_init__(self) -> None:
         if self.sequence < 1:
             raise UserError(f"sequence={self.sequence}: a row needs at least one slot")
-        check_mixture(self.mixture)
-
-
-def check_mixture(mixture: Mapping[str, float]) -> None:
-    """UserError for shares that are no proportions: a negative one, or none above 0."""
-    shares = dict(mixture)
-    if any(not math.isfinite(share) or share < 0 for share in shares.values()) or not sum(shares.values()) > 0:
-        raise UserError(
-            f"mixture={shares}: give each corpus its share of the rows, at least 0 and one of them above it, "
-            "as in mixture={chat: 0.7, qa: 0.3}"
-        )
+        check_shares(self.mixture, "chat: 0.7, qa: 0.3")
+        Schedule(window=self.window)
 
 
 def run(context: StageContext, recipe: PackConversationsRecipe) -> Result:
@@ -53,8 +47,11 @@ def run(context: StageContext, recipe: PackConversationsRecipe) -> Result:
     where = f"stages.{context.stage.name.removeprefix('pack-')}.mixture"
     shares = {corpus: share for corpus, share in recipe.mixture.items() if share > 0}
     chosen = {name: select_whole(index, "train", name, recipe.sequence, f"{where}.{name}") for name in shares}
-    plans = {name: pack(index, whole.documents, recipe.sequence, recipe.weigh_by) for name, whole in chosen.items()}
-    plan = mix(plans, shares)
+    plans = {
+        name: pack(index, cut_in_rows(index, whole.documents, recipe.sequence), recipe.sequence, recipe.weigh_by)
+        for name, whole in chosen.items()
+    }
+    plan = mix(plans, shares).scheduled(Schedule(window=recipe.window))
     plan.save(join(absolute(context.attempt_dir), "plan.parquet"))
     corpora = {
         name: _figures(plans[name], chosen[name]) | {"share": round(share / sum(shares.values()), 6)}

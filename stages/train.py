@@ -1,14 +1,19 @@
 """A training stage: the trainer on a gang of hosts, from the weights of another stage (or none) to weights of its own.
 
 Inputs: `plan` (a packing plan), `tokens` (the corpus), `params` (the stage to start from, when the recipe says so).
-Output: `params/`, the weights; `progress.jsonl`, every step that led to them; `job.yaml`, what the trainer was told.
+Output: `params/`, the weights; `progress.jsonl`, every step that led to them; `job.yaml`, what the trainer was told;
+`steps.json`, the shape of every step and what was drawn of each part of the plan; `expected.json`, what a step was
+planned to take, and the memory that it took.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
 from infra.stage import Result, StageContext
 from ringworld.model.llama import count_parameters
@@ -48,8 +53,15 @@ def run(context: StageContext, recipe: TrainRecipe) -> Result:
         newest_step=lambda: _newest_checkpoint(context.state_dir),
     )
     shutil.copyfile(progress, os.path.join(context.attempt_dir, "progress.jsonl"))
-    files = written(context.attempt_dir, "params", "progress.jsonl", "job.yaml")
-    return Result(files, _figures(recipe, read_progress(progress)))
+    files = written(context.attempt_dir, "params", "progress.jsonl", "job.yaml", "steps.json", "expected.json")
+    steps, expected = (_read(os.path.join(context.attempt_dir, name)) for name in ("steps.json", "expected.json"))
+    drawn = {"shapes": steps["shapes"], "drawn": steps["corpora"]}
+    return Result(files, _figures(recipe, read_progress(progress)) | drawn | _planned(expected))
+
+
+def _read(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 class _Follower:
@@ -80,7 +92,7 @@ def _typical(records: list[Record], name: str) -> float:
     return statistics.median(getattr(record, name) for record in records[-20:])
 
 
-def _figures(recipe: TrainRecipe, records: list[Record]) -> dict[str, float | int]:
+def _figures(recipe: TrainRecipe, records: list[Record]) -> dict[str, Any]:
     last = records[-max(1, len(records) // 20) :]
     return {
         "sequence": recipe.sequence,
@@ -88,10 +100,28 @@ def _figures(recipe: TrainRecipe, records: list[Record]) -> dict[str, float | in
         "tokens": records[-1].tokens,
         "final_loss": statistics.fmean(record.loss for record in last),
         "tokens_per_second": statistics.median(record.tokens_per_second for record in records),
+        "seconds_per_step": statistics.median(record.seconds for record in records),
         "mfu": statistics.median(record.mfu for record in records),
+        "data_wait": round(_waited(records[1:] or records), 6),
+        "data_wait_worst": round(max(_waited([record]) for record in records[1:] or records), 6),
         "parameters": count_parameters(recipe.model),
         "rope_theta": recipe.model.rope.theta,
     }
+
+
+def _planned(expected: dict[str, Any]) -> dict[str, float | None]:
+    """What `expected.json` says, under the names of the figures that it is compared with."""
+    return {
+        "planned_seconds_per_step": expected["seconds"],
+        "planned_mfu": expected["mfu"],
+        "planned_bytes": expected["bytes"],
+        "peak_bytes": expected["peak_bytes"],
+    }
+
+
+def _waited(records: Sequence[Record]) -> float:
+    """The share of these steps' time in which the trainer waited for their batches."""
+    return sum(record.data_wait for record in records) / max(1e-9, sum(record.seconds for record in records))
 
 
 def _newest_checkpoint(state_dir: str) -> int | None:

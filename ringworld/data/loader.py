@@ -3,28 +3,32 @@
 - A batch is a pure function of (plan, seed, step): no cursor, no shuffle buffer, nothing to save.
 - A reader names the rows and columns that its devices hold, and only the tokens of that part are read. All parts
   together are the batch, so any number of processes on any mesh trains on the same tokens in the same order.
-- On a ring, each row is laid out so that the ranks have equal attention to compute (`ringworld.data.balance`): columns
-  are then places of the laid-out row. Every array is permuted alike, so what is learned is the same.
+- How a step is split over devices (`ringworld.data.shapes.Split`) only permutes it: rows are dealt so that the ranks
+  that share them have equal attention to compute, and each row is laid out so that the ranks of a ring have
+  (`ringworld.data.balance`); columns are then places of the laid-out row. What is learned is the same.
+- Rows may differ in length from step to step; a batch is [rows, slots of a row].
 - Loss weights need the sizes of the whole batch; they come from the plan, without reading a token. Where the store
   marks answers, its marks say which targets get the weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ringworld.data.balance import Documents, Layout, balance
-from ringworld.data.order import rows_at_step
-from ringworld.data.packing import PackingPlan, loss_weights
+from ringworld.data.order import Order
+from ringworld.data.plan import PackingPlan, loss_weights
+from ringworld.data.shapes import ALONE, Split, deal
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import check_same
 from ringworld.errors import UserError
 
 ALL = slice(None)
+T = TypeVar("T")
 
 # Slots that stay together in a layout: a kernel's block on TPU and CPU. With shorter pieces a block would hold pieces
 # of several documents, which the bounds of its mask could no longer tell apart from those between them.
@@ -48,22 +52,28 @@ class Batch:
     loss_weight: np.ndarray
 
 
+class Part(NamedTuple):
+    """What a reader wants of a batch: contiguous slices of its rows and columns, and how the whole is split."""
+
+    rows: slice = ALL
+    columns: slice = ALL
+    split: Split = ALONE
+
+
+WHOLE = Part()
+
+
 class Loader:
-    """Batches of `rows_per_batch` rows of a plan. Steps count from 0. Safe to share between threads."""
+    """Batches of a plan. Steps count from 0. Safe to share between threads."""
 
     def __init__(
-        self,
-        store: TokenStore,
-        plan: PackingPlan,
-        seed: int,
-        rows_per_batch: int,
-        shuffle: bool = True,
-        ring: int = 1,
+        self, store: TokenStore, plan: PackingPlan, seed: int, rows_per_batch: int, shuffle: bool = True
     ) -> None:
-        """shuffle=False: rows in the plan's order, for evaluation. ring: ranks to lay each row out for; 1: as planned.
+        """rows_per_batch: of the longest rows; of shorter ones as many as have the same tokens. shuffle=False: rows in
+        the plan's order, for evaluation.
 
         Raises UserError when store and plan were made with different tokenizers, when only one of them knows of
-        answers, for no rows, or where the ring does not divide a row.
+        answers, or for no rows.
         """
         check_same(store.info.tokenizer_hash, plan.tokenizer_hash, f"the packing plan and the token store {store.url}")
         if store.info.answers != plan.marked:
@@ -76,46 +86,61 @@ class Loader:
             raise UserError(
                 f"rows_per_batch={rows_per_batch}, {plan.num_rows} rows in the plan: both must be at least 1"
             )
-        if ring < 1 or plan.sequence % ring:
-            raise UserError(f"ring={ring} does not divide the plan's rows of {plan.sequence} tokens")
         self.store = store
         self.plan = plan
-        self.seed = seed
-        self.rows_per_batch = rows_per_batch
-        self.shuffle = shuffle
-        self.ring = ring
+        self.order = Order(plan.corpora, plan.work, rows_per_batch * plan.sequence, seed, plan.schedule)
+        self._rows_per_batch, self._shuffle = rows_per_batch, shuffle
 
-    def rows_at(self, step: int) -> np.ndarray:
-        """int64 [rows_per_batch]: the plan's rows in the batch at a step."""
+    def rows_at(self, step: int, split: Split = ALONE) -> np.ndarray:
+        """int64 [rows of the step]: the plan's rows in the batch at a step, in the order in which ranks hold them."""
         if step < 0:
             raise IndexError(f"step {step}: steps count from 0")
-        if self.shuffle:
-            return rows_at_step(step, self.rows_per_batch, self.plan.corpora, self.seed)
-        return np.arange(step * self.rows_per_batch, (step + 1) * self.rows_per_batch) % self.plan.num_rows
+        if self._shuffle:
+            rows = self.order.rows_at(step)
+        else:
+            rows = np.arange(step * self._rows_per_batch, (step + 1) * self._rows_per_batch) % self.plan.num_rows
+        return rows[deal(self.plan.work[rows], split)]
 
-    def layout(self, row: int) -> Layout:
-        """How a row of the plan lies on the ring: a function of the plan and the ring alone."""
+    def shape_at(self, step: int) -> tuple[int, int]:
+        """(rows, slots of a row) of the batch at a step."""
+        rows = self.rows_at(step)
+        return len(rows), int(self.plan.row_sequence[rows[0]])
+
+    def layout(self, row: int, ring: int) -> Layout:
+        """How a row of the plan lies on a ring: a function of the plan and the ring alone.
+
+        Raises UserError where the ring does not divide the row.
+        """
         slices = slice(self.plan.row_start[row], self.plan.row_start[row + 1])
-        documents = Documents(self.plan.slot[slices], self.plan.length[slices], self.plan.sequence)
-        return balance(documents, self.ring, max(1, min(_PIECE, self.plan.sequence // (2 * self.ring))))
+        sequence = int(self.plan.row_sequence[row])
+        if ring < 1 or sequence % ring:
+            raise UserError(f"ring={ring} does not divide the plan's rows of {sequence} tokens")
+        # Slices of one example are one document to the mask.
+        begins = np.flatnonzero(self.plan.position[slices] == 0)
+        slot, length = self.plan.slot[slices][begins], np.add.reduceat(self.plan.length[slices], begins)
+        return balance(Documents(slot, length, sequence), ring, max(1, min(_PIECE, sequence // (2 * ring))))
 
-    def batch(self, step: int, rows: slice = ALL, columns: slice = ALL) -> Batch:
-        """The part of the batch at a step in `rows` and `columns`, contiguous slices of its [rows, sequence]."""
+    def batch(self, step: int, part: Part = WHOLE) -> Batch:
+        """A part of the batch at a step."""
         plan = self.plan
-        first_row, end_row = _bounds(rows, self.rows_per_batch)
-        first, end = _bounds(columns, plan.sequence)
-        place, slices = self._slices(step)
-        weight = loss_weights(plan.answers[slices], plan.weight[slices], plan.weigh_by).astype(np.float32)
-        # An example's number counts the slices of its row from 1: its distance from the first slice of the row.
-        segment = 1 + slices - plan.row_start[plan.row[slices]]
+        planned = self.rows_at(step, part.split)
+        sequence = int(plan.row_sequence[planned[0]])
+        first_row, end_row = _bounds(part.rows, len(planned))
+        first, end = _bounds(part.columns, sequence)
+        place, slices = self._slices(planned)
+        begins = plan.position[slices] == 0
+        answers, weights = plan.answers[slices], plan.weight[slices]
+        weight = loss_weights(answers, np.cumsum(begins) - 1, weights, plan.weigh_by).astype(np.float32)
 
-        parts = self._parts(place, slices, self._runs(step, range(first_row, end_row), first, end))
+        runs = _runs(planned, range(first_row, end_row), first, end, part.split.ring, self.layout)
+        parts = self._parts(place, slices, runs, sequence)
         of, skipped, lengths = parts.of, parts.skipped, parts.length
         starts = plan.start[slices[of]] + skipped
-        # One token more than inputs: the last target.
-        documents = plan.document[slices[of]].tolist()
-        read = self.store.read_many(documents, starts.tolist(), (lengths + 1).tolist())
-        marks = self._marks(documents, (starts + 1).tolist(), lengths.tolist())
+        # One token more than inputs: the last target, where the document has one.
+        documents = plan.document[slices[of]]
+        ends = np.minimum(starts + lengths + 1, self.store.index.tokens[documents])
+        read = self.store.read_many(documents.tolist(), starts.tolist(), (ends - starts).tolist())
+        marks = self._marks(documents.tolist(), (starts + 1).tolist(), lengths.tolist())
 
         shape = (end_row - first_row, end - first)
         batch = Batch(
@@ -128,46 +153,27 @@ class Loader:
         for which, column, before, length, ids, counts in zip(
             of.tolist(), parts.column.tolist(), skipped.tolist(), lengths.tolist(), read, marks, strict=True
         ):
-            at = (int(place[which]) - first_row, slice(column - first, column - first + length))
-            batch.tokens[at] = ids[:-1]
-            batch.targets[at] = ids[1:]
-            batch.segments[at] = segment[which]
-            batch.positions[at] = np.arange(before, before + length)
-            batch.loss_weight[at] = weight[which] * counts
+            row, begin = int(place[which]) - first_row, column - first
+            at, targets = (row, slice(begin, begin + length)), (row, slice(begin, begin + len(ids) - 1))
+            batch.tokens[at] = ids[:length]
+            batch.targets[targets] = ids[1:]
+            batch.segments[at] = plan.segment[slices[which]]
+            position = int(plan.position[slices[which]]) + before
+            batch.positions[at] = np.arange(position, position + length)
+            batch.loss_weight[targets] = weight[which] * counts
         return batch
 
-    def prefetch(
-        self, start_step: int, stop_step: int, rows: slice = ALL, columns: slice = ALL, depth: int = 2
-    ) -> Iterator[Batch]:
-        """`batch` of start_step .. stop_step - 1, in order, read by threads up to `depth` steps ahead.
-
-        The threads end with the iterator: at its end, at an error (raised at its step), or when it is closed.
-        """
-        import grain  # takes a second, which only trainers should pay
-
-        def read(step: Any) -> Batch:
-            return self.batch(int(step), rows, columns)
-
-        options = grain.ReadOptions(num_threads=min(depth, 4), prefetch_buffer_size=depth)
-        steps = grain.MapDataset.range(start_step, stop_step).map(read)
-        iterator = iter(steps.to_iter_dataset(options))
-        try:
-            yield from iterator
-        finally:
-            iterator.close()
-
     def tokens(self, step: int) -> int:
-        """The (input, target) pairs of the whole batch at a step; padding does not count."""
-        return int(self.plan.length[self._slices(step)[1]].sum(dtype=np.int64))
+        """The tokens of the whole batch at a step; padding does not count."""
+        return int(self.plan.length[self._slices(self.rows_at(step))[1]].sum(dtype=np.int64))
 
     def examples(self, step: int) -> int:
         """The examples of the whole batch at a step."""
-        return len(self._slices(step)[1])
+        return int((self.plan.position[self._slices(self.rows_at(step))[1]] == 0).sum())
 
     def attention_pairs(self, step: int) -> int:
         """The (query, key) pairs that the whole batch's mask lets through: n(n + 1) / 2 for an example of n tokens."""
-        length = self.plan.length[self._slices(step)[1]].astype(np.int64)
-        return int((length * (length + 1) // 2).sum())
+        return int(self.plan.work[self.rows_at(step)].sum())
 
     def _marks(self, documents: list[int], starts: list[int], lengths: list[int]) -> Sequence[np.ndarray | bool]:
         """Whether targets count: bool [length] for each range of a document's tokens, or one True for all of them."""
@@ -175,12 +181,11 @@ class Loader:
             return [True] * len(documents)
         return self.store.read_answers(documents, starts, lengths)
 
-    def _parts(self, place: np.ndarray, slices: np.ndarray, runs: _Runs) -> _Parts:
+    def _parts(self, place: np.ndarray, slices: np.ndarray, runs: _Runs, sequence: int) -> _Parts:
         """What these runs hold of the slices of a batch, as `_slices` gives them.
 
         Slices and runs both are whole stretches of a row: what two of them share is read and written as one.
         """
-        sequence = self.plan.sequence
         begins = place * sequence + self.plan.slot[slices]  # as if the batch were one row: ascending
         ends = begins + self.plan.length[slices]
         run = runs.row * sequence + runs.slot
@@ -192,26 +197,35 @@ class Loader:
         stop = np.minimum(ends[of], (run + runs.length)[holder])
         return _Parts(of, (runs.column - run)[holder] + start, start - begins[of], stop - start)
 
-    def _runs(self, step: int, rows: range, first: int, end: int) -> _Runs:
-        """How these rows of a batch lie in columns first .. end - 1."""
-        if self.ring == 1:
-            number = len(rows) if first < end else 0
-            row = np.arange(rows.start, rows.start + number)
-            column = np.full(number, first)
-            return _Runs(row, column, column, np.full(number, end - first))
-        found = [np.zeros((4, 0), np.int64)]
-        for row, planned in zip(rows, self.rows_at(step)[rows.start : rows.stop].tolist(), strict=True):
-            column, slot, length = self.layout(planned).runs(first, end)
-            found.append(np.stack([np.full(len(column), row), column, slot, length]))
-        return _Runs(*np.concatenate(found, axis=1))
-
-    def _slices(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row of the batch, slice of the plan), int64 [slices], for every slice of the whole batch at a step."""
-        rows = self.rows_at(step)
+    def _slices(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(place in `rows`, slice of the plan), int64 [slices], for every slice of these rows of the plan."""
         first, end = self.plan.row_start[rows], self.plan.row_start[rows + 1]
         count = end - first
-        place = np.repeat(np.arange(len(rows)), count)
-        return place, _ranges(first, count)
+        return np.repeat(np.arange(len(rows)), count), _ranges(first, count)
+
+
+def prefetch(make: Callable[[int], T], start_step: int, stop_step: int, depth: int = 4) -> Iterator[T]:
+    """`make` of start_step .. stop_step - 1, in order, called by threads up to `depth` steps ahead.
+
+    The threads end with the iterator: at its end, at an error (raised at its step), or when it is closed.
+    """
+    import grain  # takes a second, which only trainers should pay
+
+    options = grain.ReadOptions(num_threads=min(depth, 2), prefetch_buffer_size=depth)
+    steps = grain.MapDataset.range(start_step, stop_step).map(lambda step: _Made(make(int(step))))
+    iterator = iter(steps.to_iter_dataset(options))
+    try:
+        for made in iterator:
+            yield made.value
+    finally:
+        iterator.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """Grain looks into what passes through it where that is a tuple or a mapping."""
+
+    value: Any
 
 
 class _Runs(NamedTuple):
@@ -221,6 +235,22 @@ class _Runs(NamedTuple):
     column: np.ndarray
     slot: np.ndarray
     length: np.ndarray
+
+
+def _runs(
+    planned: np.ndarray, rows: range, first: int, end: int, ring: int, layout: Callable[[int, int], Layout]
+) -> _Runs:
+    """How these rows of a batch, the plan's `planned`, lie in columns first .. end - 1."""
+    if ring == 1:
+        number = len(rows) if first < end else 0
+        row = np.arange(rows.start, rows.start + number)
+        column = np.full(number, first)
+        return _Runs(row, column, column, np.full(number, end - first))
+    found = [np.zeros((4, 0), np.int64)]
+    for row in rows:
+        column, slot, length = layout(int(planned[row]), ring).runs(first, end)
+        found.append(np.stack([np.full(len(column), row), column, slot, length]))
+    return _Runs(*np.concatenate(found, axis=1))
 
 
 class _Parts(NamedTuple):

@@ -1,112 +1,29 @@
-"""The packing plan: which slices of which documents make up each row of a stage. Pure; reads lengths, never tokens.
+"""Packing: documents become slices, slices become examples, examples share rows. Pure; reads lengths, never tokens.
 
 - A stored document of L tokens (its end-of-text included) gives L - 1 (input, target) pairs. A slice (document, start,
-  length) has the inputs start .. start + length - 1 and the targets one further, so consecutive slices share one
-  token and no pair, and every pair of every document is in exactly one slice.
-- A document longer than a row fills whole rows; its rest, like a shorter document, shares a row with others: first fit,
-  longest first. Each slice is an example of its own: it sees only itself, at positions 0, 1, ...
+  length) has the inputs start .. start + length - 1 and the targets one further, so consecutive slices share one token
+  and no pair, and every pair of every document is in exactly one slice.
+- A document that fits a row is never cut. A longer one is cut into slices that fill rows, at places that the caller may
+  move to the end of a sentence (`ringworld.data.cuts`). Each slice is an example of its own.
+- A chain of related documents is one example: they see the ones before them, each after its predecessor's end-of-text,
+  which is context and no pair.
+- Examples share rows by best fit, longest first (`ringworld.data.best_fit`).
 - Where a store marks answers, only those targets count. Such a document, a conversation, is taken whole or not at all,
-  and a row holds conversations of one corpus: `mix` puts plans side by side, it never joins rows.
-- Which rows a step draws is `ringworld.data.order`.
+  and a row holds conversations of one corpus.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from ringworld.data.files import read_table, write_table
-from ringworld.data.order import Corpus
+from ringworld.data.best_fit import best_fit
+from ringworld.data.order import Corpus, Schedule
+from ringworld.data.plan import ASSEMBLED, COLUMNS, NATURAL, PackingPlan, WeighBy
 from ringworld.data.token_store import Split, TokenIndex
 from ringworld.errors import UserError
-
-WeighBy = Literal["example", "token"]
-
-_SCHEMA = 2
-_METADATA = b"ringworld.plan"
-_COLUMNS: Mapping[str, Any] = {
-    "row": np.int64,
-    "slot": np.int32,
-    "document": np.int64,
-    "start": np.int64,
-    "length": np.int32,
-    "answers": np.int32,
-    "weight": np.float32,
-}
-
-
-@dataclass(frozen=True, eq=False)
-class PackingPlan:
-    """Slices as columns of equal length [slices], sorted by (row, slot); every row from 0 to the last has a slice.
-
-    row int64; slot int32: where in the row the slice begins; document int64, start int64, length int32: what it
-    holds, in tokens; answers int32: how many of its targets the loss counts, at least 1 (all of them, for text);
-    weight float32: the factor of its loss (modality, task).
-    sequence: slots of a row. weigh_by: see `loss_weights`. tokenizer_hash: of the store that the documents are in.
-    marked: whether that store marks answers. corpora: whose the rows are, in order, and in which proportions to draw.
-    """
-
-    sequence: int
-    weigh_by: WeighBy
-    tokenizer_hash: str
-    marked: bool
-    corpora: tuple[Corpus, ...]
-    row: np.ndarray
-    slot: np.ndarray
-    document: np.ndarray
-    start: np.ndarray
-    length: np.ndarray
-    answers: np.ndarray
-    weight: np.ndarray
-
-    @property
-    def num_rows(self) -> int:
-        return int(self.row[-1]) + 1 if len(self.row) else 0
-
-    @property
-    def fill(self) -> float:
-        """The share of slots that hold a pair."""
-        return float(self.length.sum(dtype=np.int64)) / max(1, self.num_rows * self.sequence)
-
-    @cached_property
-    def row_start(self) -> np.ndarray:
-        """int64 [rows + 1]: the slices of row r are row_start[r] .. row_start[r + 1] - 1."""
-        return np.searchsorted(self.row, np.arange(self.num_rows + 1))
-
-    def save(self, url: str) -> None:
-        about = {
-            "schema": _SCHEMA,
-            "sequence": self.sequence,
-            "weigh_by": self.weigh_by,
-            "tokenizer_hash": self.tokenizer_hash,
-            "marked": self.marked,
-            "corpora": [asdict(corpus) for corpus in self.corpora],
-            "fill": self.fill,
-        }
-        table = pa.table({name: getattr(self, name) for name in _COLUMNS})
-        write_table(url, table.replace_schema_metadata({_METADATA: json.dumps(about, sort_keys=True)}))
-
-    @classmethod
-    def load(cls, url: str) -> PackingPlan:
-        """Raises UserError for a Parquet file that is no plan of this version."""
-        table = read_table(url)
-        about = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-        if about.get("schema") == 1:  # before answers and corpora: every target counts, one corpus
-            table = table.append_column("answers", table["length"])
-            rows = int(table["row"][-1].as_py()) + 1 if table.num_rows else 0
-            about |= {"marked": False, "corpora": [asdict(Corpus("", rows))]}
-        elif about.get("schema") != _SCHEMA:
-            raise UserError(f"{url} is no packing plan of schema {_SCHEMA}; make its pack stage again")
-        columns = {name: table[name].to_numpy().astype(kind, copy=False) for name, kind in _COLUMNS.items()}
-        corpora = tuple(Corpus(**corpus) for corpus in about["corpora"])
-        ids = about["sequence"], about["weigh_by"], about["tokenizer_hash"]
-        return cls(*ids, about["marked"], corpora, **columns)
 
 
 def select(index: TokenIndex, split: Split, minimum: int, maximum: int | None, where: str) -> np.ndarray:
@@ -166,93 +83,103 @@ def describe_lengths(tokens: np.ndarray) -> str:
     return ", ".join(classes) or "no lengths: there are no documents"
 
 
-def pack(index: TokenIndex, documents: np.ndarray, sequence: int, weigh_by: WeighBy) -> PackingPlan:
-    """The plan that holds every pair of `documents` (int64) once, in rows of `sequence` slots.
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """What is to be packed, as columns [slices]: document int64, start int64, length, any integer, in tokens.
 
-    Deterministic. A document that fits a row is never cut. Where the store marks answers every document must fit and
-    have an answer, as `select_whole` sees to; otherwise ValueError.
+    example int64: 0, 1, ..., ascending; the slices of one follow each other in a row. None: each slice is one.
+    made: how these examples came to be, an index of `plan.MADE`, of all or of each slice.
+    """
+
+    document: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    example: np.ndarray | None = None
+    made: int | np.ndarray = NATURAL
+
+
+def cut_in_rows(index: TokenIndex, documents: np.ndarray, sequence: int) -> Slices:
+    """Every pair of these documents (int64) once: each document whole, or in slices of a row and a rest."""
+    pairs = index.tokens[documents] - 1
+    count = -(-pairs // sequence)
+    start = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    start *= sequence
+    length = np.minimum(sequence, np.repeat(pairs, count) - start).astype(np.int32)
+    return Slices(np.repeat(documents, count), start, length)
+
+
+def join_chains(index: TokenIndex, chains: Sequence[np.ndarray], sequence: int) -> Slices:
+    """Chains of documents (int64 each, none empty) as examples of at most `sequence` slots, cut between documents only.
+
+    An example takes the documents of its chain one after another as long as they fit. Each but its last keeps its
+    end-of-text as an input. ValueError for a document that does not fit a row.
+    """
+    documents = np.concatenate([np.zeros(0, np.int64), *chains])
+    tokens = index.tokens[documents]
+    if len(tokens) and tokens.max() - 1 > sequence:
+        raise ValueError(f"a document of {tokens.max()} tokens does not fit a row of {sequence}")
+    begins = np.zeros(len(documents), bool)
+    begins[np.cumsum([0, *map(len, chains)])[: len(chains)]] = True
+    used = 0
+    for place, (size, first) in enumerate(zip(tokens.tolist(), begins.tolist(), strict=True)):
+        if first or used + size - 1 > sequence:
+            begins[place], used = True, 0
+        used += size
+    example = np.cumsum(begins) - 1
+    last = np.append(begins[1:], True)[: len(begins)]
+    made = np.where(begins & last, NATURAL, ASSEMBLED)
+    return Slices(documents, np.zeros(len(documents), np.int64), tokens - last, example, made)
+
+
+def pack(index: TokenIndex, slices: Slices | Sequence[Slices], sequence: int, weigh_by: WeighBy) -> PackingPlan:
+    """The plan that holds these slices once, in rows of `sequence` slots.
+
+    Deterministic. Where the store marks answers, slices are whole documents with an answer, as `select_whole` sees to;
+    otherwise ValueError.
     """
     if sequence < 1:
         raise UserError(f"sequence={sequence}: a row needs at least one slot")
-    pairs = index.tokens[documents] - 1
-    answers = None if index.answers is None else index.answers[documents]
-    if answers is not None and len(documents) and (pairs.max() > sequence or answers.min() < 1):
-        raise ValueError(f"a conversation without an answer, or of more than {sequence} pairs, cannot be packed")
-    whole, rest = pairs // sequence, pairs % sequence
-    # Slices that fill a row: the k-th of each document starts at k * sequence.
-    full_document = np.repeat(documents, whole)
-    full_start = (np.arange(len(full_document)) - np.repeat(np.cumsum(whole) - whole, whole)) * sequence
-    # The others, longest first; among equals in document order.
-    order = np.argsort(-rest, kind="stable")
-    order = order[rest[order] > 0]
-    shared_row, shared_slot = first_fit(rest[order], sequence)
-    number_full = len(full_document)
-    row = np.concatenate([np.arange(number_full), shared_row + number_full])
-    slot = np.concatenate([np.zeros(number_full, np.int64), shared_slot])
-    by_row = np.lexsort((slot, row))
-    document = np.concatenate([full_document, documents[order]])[by_row]
-    length = np.concatenate([np.full(number_full, sequence), rest[order]])[by_row]
-    return _plan(
-        index,
-        sequence,
-        weigh_by,
-        row=row[by_row],
-        slot=slot[by_row],
-        document=document,
-        start=np.concatenate([full_start, (whole * sequence)[order]])[by_row],
-        length=length,
-        answers=length if index.answers is None else index.answers[document],
-    )
+    taken = slices if isinstance(slices, Slices) else _joined(slices)
+    offset = np.zeros(len(taken.document), np.int32)
+    if taken.example is None:
+        row, slot = best_fit(taken.length, sequence)
+    else:
+        ends = np.cumsum(taken.length, dtype=np.int64)
+        first = np.searchsorted(taken.example, np.arange(taken.example[-1] + 1 if len(taken.example) else 0))
+        begin = (ends - taken.length)[first]
+        offset = (ends - taken.length - begin[taken.example]).astype(np.int32)
+        row, slot = best_fit(np.diff(begin, append=ends[-1:]), sequence)
+        row, slot = row[taken.example], slot[taken.example] + offset
+    by_row = np.argsort(row * np.int64(sequence) + slot)
+    columns = {"row": row[by_row], "slot": slot[by_row], "position": offset[by_row]}
+    del row, slot, offset
+    columns |= {name: getattr(taken, name)[by_row] for name in ("document", "start", "length")}
+    columns["made"] = taken.made[by_row] if isinstance(taken.made, np.ndarray) else np.full(len(by_row), taken.made)
+    del slices, taken, by_row  # a plan may have as many slices as there is memory for
+    return make_plan(index, sequence, weigh_by, columns)
 
 
-def mix(plans: Mapping[str, PackingPlan], shares: Mapping[str, float]) -> PackingPlan:
-    """Plans of several corpora of one store as one: its rows are theirs, to be drawn in the proportions of `shares`.
+def make_plan(index: TokenIndex, sequence: int, weigh_by: WeighBy, columns: Mapping[str, np.ndarray]) -> PackingPlan:
+    """A plan of rows of one length from row, slot, position, document, start, length and made, sorted by (row, slot).
 
-    Every name has a share above 0. ValueError for plans that differ in sequence, weighing or tokens.
+    A slice at position 0 begins an example, one at a later position goes on with it.
     """
-    first, *others = plans.values()
-    kept = (first.sequence, first.weigh_by, first.tokenizer_hash, first.marked)
-    if any((plan.sequence, plan.weigh_by, plan.tokenizer_hash, plan.marked) != kept for plan in others):
-        raise ValueError(f"plans of {', '.join(plans)} are not of one kind")
-    before = np.cumsum([0, *(plan.num_rows for plan in plans.values())])
-    columns = {name: np.concatenate([getattr(plan, name) for plan in plans.values()]) for name in _COLUMNS}
-    columns["row"] = np.concatenate([plan.row + n for plan, n in zip(plans.values(), before, strict=False)])
-    corpora = tuple(Corpus(name, plan.num_rows, shares[name]) for name, plan in plans.items())
-    return replace(first, corpora=corpora, **columns)
-
-
-def first_fit(sizes: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Place each size, in order, into the first row that has room. Returns (row, slot), int64 [sizes].
-
-    A tree over the rows keeps the largest room of each subtree, so a placement costs the logarithm of the rows. Plain
-    lists: element access in numpy is several times slower.
-    """
-    leaves = 1024
-    room = [capacity] * (2 * leaves)
-    rows, slots = [0] * len(sizes), [0] * len(sizes)
-    for index, size in enumerate(sizes.tolist()):
-        if not 0 < size <= capacity:
-            raise ValueError(f"size {size} does not fit a row of {capacity}")
-        if room[1] < size:
-            room = _doubled(room, leaves, capacity)
-            leaves *= 2
-        node = 1
-        while node < leaves:
-            node *= 2
-            if room[node] < size:
-                node += 1
-        free = room[node]
-        rows[index], slots[index] = node - leaves, capacity - free
-        room[node] = free - size
-        while node > 1:
-            left = room[node & -2]
-            right = room[node | 1]
-            node >>= 1
-            largest = left if left > right else right
-            if room[node] == largest:
-                break
-            room[node] = largest
-    return np.array(rows, np.int64), np.array(slots, np.int64)
+    typed = {name: columns[name].astype(COLUMNS[name], copy=False) for name in columns}
+    row, document, start, length = (typed[name] for name in ("row", "document", "start", "length"))
+    number = np.cumsum(typed["position"] == 0, dtype=np.int32)
+    above = np.where(np.diff(row, prepend=-1) > 0, number - 1, 0)  # examples in the rows above
+    typed["segment"] = number - np.maximum.accumulate(above)
+    typed["weight"] = np.ones(len(row), np.float32)
+    rest = index.tokens[document] - start - length  # 1: the end-of-text is the last target; 0: it has none
+    if index.answers is None:
+        typed["answers"] = length - (rest == 0)
+    else:
+        typed["answers"] = index.answers[document].astype(np.int32)
+        if not ((start == 0) & (rest == 1) & (typed["answers"] > 0)).all():
+            raise ValueError("a conversation is packed whole and has an answer")
+    rows = int(row[-1]) + 1 if len(row) else 0
+    corpora = (Corpus("", rows, 1.0, sequence),)
+    return PackingPlan(weigh_by, index.tokenizer_hash, index.answers is not None, corpora, Schedule(), **typed)
 
 
 def evaluation_rows(index: TokenIndex, split: Split, sequence: int, count: int) -> PackingPlan:
@@ -275,45 +202,24 @@ def evaluation_rows(index: TokenIndex, split: Split, sequence: int, count: int) 
     document = np.repeat(documents, windows)
     turn = np.arange(len(document)) - np.repeat(np.cumsum(windows) - windows, windows)
     chosen = np.argsort(turn, kind="stable")[:count]
-    number = len(chosen)
-    return _plan(
-        index,
-        sequence,
-        "token",
-        row=np.arange(number),
-        slot=np.zeros(number),
-        document=document[chosen],
-        start=turn[chosen] * sequence,
-        length=np.full(number, sequence),
-        answers=np.full(number, sequence),
-    )
+    nothing = np.zeros(len(chosen), np.int64)
+    columns = {"row": np.arange(len(chosen)), "slot": nothing, "position": nothing, "made": nothing}
+    columns |= {"document": document[chosen], "start": turn[chosen] * sequence}
+    return make_plan(index, sequence, "token", columns | {"length": np.full(len(chosen), sequence)})
 
 
-def loss_weights(answers: np.ndarray, weights: np.ndarray, weigh_by: WeighBy) -> np.ndarray:
-    """float64 [slices]: the loss weight of each counted target of a slice, for the slices of one whole batch.
-
-    answers: how many targets of each slice count, at least 1. example: the batch's loss is the mean over examples of
-    each example's mean loss over its counted targets, as if each had a row of its own (masked packing, LWM arXiv
-    2402.08268). token: it is the mean over the counted targets. Both times the slice's own weight.
-    """
-    if weigh_by == "example":
-        return weights.astype(np.float64) / (len(answers) * answers.astype(np.float64))
-    return weights.astype(np.float64) / answers.sum(dtype=np.int64)
-
-
-def _plan(index: TokenIndex, sequence: int, weigh_by: WeighBy, **columns: np.ndarray) -> PackingPlan:
-    columns["weight"] = np.ones(len(columns["row"]))
-    typed = {name: columns[name].astype(kind) for name, kind in _COLUMNS.items()}
-    rows = int(typed["row"][-1]) + 1 if len(typed["row"]) else 0
-    marked = index.answers is not None
-    return PackingPlan(sequence, weigh_by, index.tokenizer_hash, marked, (Corpus("", rows),), **typed)
-
-
-def _doubled(room: list[int], leaves: int, capacity: int) -> list[int]:
-    """The tree over twice as many rows, the new ones empty."""
-    level = room[leaves:] + [capacity] * leaves
-    levels = [level]
-    while len(level) > 1:
-        level = [max(pair) for pair in zip(level[::2], level[1::2], strict=True)]
-        levels.append(level)
-    return [capacity] + [value for level in reversed(levels) for value in level]
+def _joined(parts: Sequence[Slices]) -> Slices:
+    """Several sets of slices as one; examples stay apart."""
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("document", "start", "length")
+    }
+    made = np.concatenate([np.full(len(part.document), part.made, np.int8) for part in parts])
+    example = None
+    if any(part.example is not None for part in parts):
+        numbers, before = [], 0
+        for part in parts:
+            own = np.arange(len(part.document)) if part.example is None else part.example
+            numbers.append(own + before)
+            before += int(own[-1]) + 1 if len(own) else 0
+        example = np.concatenate(numbers)
+    return Slices(**columns, example=example, made=made)

@@ -4,10 +4,12 @@
   and `shard-00000/`, ... (one-dimensional zarr v3 arrays). Every document ends with its end-of-text id. Nothing depends
   on a sequence length.
 - A store of conversations marks answers: each shard has a second array, `answers-00000/`, with 1 for every token that
-  the loss counts, and the index says to which corpus a document belongs. That is schema 2; a store of text is schema 1.
+  the loss counts. That is schema 2; a store of text is schema 1.
+- The index of conversations says to which corpus each belongs; that of a text store may name each document's domain in
+  the same column.
 - A shard is written whole by whoever tokenised it; the index is written last, by one process.
-- Reads name a document and a range in it, and decode only the chunks of 256K tokens that hold it, each checked by its
-  CRC-32C.
+- Reads name a document and a range in it, and decode only the chunks of 16K tokens that hold it, each checked by its
+  CRC-32C; a damaged one is an error that names the shard and the document.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorstore as ts
 
-from ringworld.data.files import absolute, join, read_json, read_table, write_json, write_table
+from ringworld.data.files import absolute, join, open_to_read, read_json, read_table, write_json, write_table
 from ringworld.errors import UserError
 
 Split = Literal["train", "held_out"]
@@ -30,7 +33,7 @@ _SCHEMA = 1
 _SCHEMA_WITH_ANSWERS = 2
 _INFO = "store.json"
 _INDEX = "index.parquet"
-_CHUNK_TOKENS = 1 << 18
+_CHUNK_TOKENS = 1 << 14  # what one read decodes at least: a host of a ring wants parts of a row, a row many documents
 _FILE_TOKENS = 1 << 26  # chunks share files of this many tokens, so that a large corpus is not a million small files
 _CACHE_BYTES = 1 << 28
 _IDS = ("tokenizer_hash", "vocabulary_size", "eos_id", "pad_id")
@@ -46,8 +49,9 @@ INDEX_SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
+DOMAIN_INDEX_SCHEMA = pa.schema([*INDEX_SCHEMA, ("corpus", pa.string())])
 # answers: the tokens marked 1, without the document's first, which is never a target.
-ANSWERS_INDEX_SCHEMA = pa.schema([*INDEX_SCHEMA, ("corpus", pa.string()), ("answers", pa.int64())])
+ANSWERS_INDEX_SCHEMA = pa.schema([*DOMAIN_INDEX_SCHEMA, ("answers", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class TokenIndex:
     """The documents as columns, one entry per document, in order of `document` = 0, 1, ...
 
     tokenizer_hash: of the tokens. shard int32, offset int64 (in the shard), tokens int64 (with the end-of-text id),
-    held_out bool. In a store that marks answers also answers int64, the targets that count, and corpus, its name.
+    held_out bool. In a store that marks answers also answers int64, the targets that count. corpus (text): of a
+    conversation its corpus, of a text its domain; None where the store names none.
     """
 
     tokenizer_hash: str
@@ -154,8 +159,10 @@ def _write_array(where: dict[str, Any], parts: Sequence[np.ndarray], dtype: str)
 
 
 def write_index(url: str, info: StoreInfo, index: pa.Table) -> None:
-    """Complete a store whose shards are written. index: the columns of `info.index_schema`, document = 0, 1, ..."""
-    write_table(join(url, _INDEX), index.select(info.index_schema.names).cast(info.index_schema))
+    """Complete a store whose shards are written. index: the columns of `info.index_schema`, document = 0, 1, ...; for a
+    store of text also `corpus`, the domains, where they have names."""
+    schema = DOMAIN_INDEX_SCHEMA if not info.answers and "corpus" in index.column_names else info.index_schema
+    write_table(join(url, _INDEX), index.select(schema.names).cast(schema))
     described = {name: getattr(info, name) for name in (*_IDS, "schema", "dtype")}
     write_json(join(url, _INFO), described)
 
@@ -182,12 +189,14 @@ class TokenStore:
                 f"{_SCHEMA_WITH_ANSWERS} (conversations); make its stage again"
             )
         info = StoreInfo(*(found[name] for name in _IDS), answers=found["schema"] == _SCHEMA_WITH_ANSWERS)
-        wanted = [name for name in info.index_schema.names if name not in ("document", "sha256", "source")]
-        table = read_table(join(url, _INDEX), wanted)
+        with open_to_read(join(url, _INDEX)) as file:
+            index = pq.ParquetFile(file)
+            there = set(index.schema_arrow.names) - {"document", "sha256", "source"}
+            table = index.read([name for name in ANSWERS_INDEX_SCHEMA.names if name in there])
         shard, offset, tokens = (table[name].to_numpy() for name in ("shard", "offset", "tokens"))
         held_out = np.asarray(table["split"].to_numpy(zero_copy_only=False) == "held_out", bool)
         answers = table["answers"].to_numpy() if info.answers else None
-        corpus = table["corpus"].to_numpy(zero_copy_only=False) if info.answers else None
+        corpus = _names(table["corpus"]) if "corpus" in there else None
         return cls(url, info, TokenIndex(info.tokenizer_hash, shard, offset, tokens, held_out, answers, corpus))
 
     @property
@@ -201,6 +210,11 @@ class TokenStore:
     def provenance(self) -> pa.Table:
         """The index with the source and sha256 of every document: columns of `info.index_schema`."""
         return read_table(join(self.url, _INDEX))
+
+    def sources(self, documents: Sequence[int]) -> list[str]:
+        """The source of each of some documents."""
+        with open_to_read(join(self.url, _INDEX)) as file:
+            return pq.ParquetFile(file).read(["source"])["source"].take(pa.array(documents, pa.int64())).to_pylist()
 
     def read(self, document: int, start: int = 0, length: int | None = None) -> np.ndarray:
         """int32 [length]: tokens start, start + 1, ... of a document, to its end when no length is given.
@@ -239,8 +253,8 @@ class TokenStore:
                 )
             begin = int(self.index.offset[document]) + start
             array = name(int(self.index.shard[document]))
-            pending.append((array, self._open(array)[begin : begin + length].read()))
-        return [self._result(array, future) for array, future in pending]
+            pending.append((document, array, self._open(array)[begin : begin + length].read()))
+        return [self._result(*read) for read in pending]
 
     def _open(self, array: str) -> Any:
         if array not in self._arrays:
@@ -248,11 +262,19 @@ class TokenStore:
             self._arrays[array] = ts.open(spec, read=True, context=self._context).result()
         return self._arrays[array]
 
-    def _result(self, array: str, future: Any) -> np.ndarray:
+    def _result(self, document: int, array: str, future: Any) -> np.ndarray:
         try:
             return np.asarray(future.result())
         except ValueError as wrong:
-            raise OSError(f"{join(self.url, array)} is damaged; make its stage again: {wrong}") from wrong
+            raise OSError(
+                f"{join(self.url, array)} is damaged where document {document} lies; make its stage again: {wrong}"
+            ) from wrong
+
+
+def _names(column: pa.ChunkedArray) -> np.ndarray:
+    """object [documents]: few names, shared by many documents."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.array(encoded.dictionary.to_pylist(), object)[encoded.indices.to_numpy()]
 
 
 def _array(url: str, name: str) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Record:
-    """One step. tokens: cumulative over the stage. seconds: of this step. mfu: model FLOPs over peak, 0..1."""
+    """One step. tokens: cumulative over the stage. seconds: of this step. mfu: model FLOPs over peak, 0..1.
+
+    data_wait: seconds that the trainer waited for the step's batch.
+    """
 
     step: int
     tokens: int
@@ -27,6 +30,7 @@ class Record:
     tokens_per_second: float
     mfu: float
     time: float
+    data_wait: float = 0.0
 
 
 def read_progress(path: str | os.PathLike[str]) -> list[Record]:

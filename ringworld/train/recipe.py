@@ -111,7 +111,8 @@ class TrainOptions:
     attention         the backend: auto (the best for the platform) | xla | pallas_tpu | pallas_gpu
     optimizer_on      where the optimizer's moments wait between updates: device | host
     microbatch_rows   rows of a batch at a time, gradients accumulated; 0 is all at once
-    layout            how a row lies on the ring: balanced (ranks have equal attention to compute) | contiguous
+    layout            how rows lie on ranks, and a row on the ring: balanced (equal attention to compute) | contiguous
+    shapes            fixed: all steps on the mesh as it is | auto: its chips on fsdp and ring split by each step's rows
     loss_chunk        tokens whose logits exist at once on a device
     stall_seconds     without a finished step for so long, the process ends with exit code 124
     startup_seconds   the same for everything before the first finished step (compilation)
@@ -126,6 +127,7 @@ class TrainOptions:
     optimizer_on: Literal["device", "host"] = "device"
     microbatch_rows: int = 0
     layout: Literal["balanced", "contiguous"] = "balanced"
+    shapes: Literal["fixed", "auto"] = "fixed"
     loss_chunk: int = 1024
     stall_seconds: float = 600.0
     startup_seconds: float = 3600.0

@@ -1,12 +1,14 @@
 """The training loop: restore or begin, feed, step, record, save.
 
 What a step trains on is a function of the step number alone, so the loop keeps no other position: after any death it
-continues at the newest checkpoint with the very tokens that come next. A loss or gradient that is not finite stops the
-job before it can reach a checkpoint.
+continues at the newest checkpoint with the very tokens that come next. Steps of rows of different lengths, or split
+otherwise over the same chips, have a compiled program for each shape; the state passes between them without a copy. A
+loss or gradient that is not finite stops the job before it can reach a checkpoint.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -20,16 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from ringworld.data.loader import Loader
-from ringworld.data.packing import PackingPlan
+from ringworld.data.loader import Batch, Loader, Part, prefetch
+from ringworld.data.plan import PackingPlan
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
 from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import ROWS, MeshSpec, make_mesh
+from ringworld.planning.expected import expected, peak_bytes
 from ringworld.train.checkpoint import Checkpoints, save_params
 from ringworld.train.flops import device_peak_flops, training_flops
 from ringworld.train.progress import ProgressLog, Record, now
 from ringworld.train.recipe import TrainJob
+from ringworld.train.shapes import ShapedSteps, describe, renamed, shaped_steps
 from ringworld.train.step import Arrays, Metrics, State, TrainStep
 from ringworld.train.vigil import StopRequest, Vigil
 from ringworld.train.weights import load_weights
@@ -42,16 +46,21 @@ def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec) -> int:
     options = job.options
     vigil, stop = Vigil(options.stall_seconds, options.startup_seconds), StopRequest()
     mesh = make_mesh(mesh_spec)
-    step = TrainStep(job.recipe, options, mesh)
-    loader = open_loader(job, mesh)
+    loader = open_loader(job)
+    shaped = shaped_steps(job.recipe, options, mesh, loader)
+    _write(job, "steps.json", describe(shaped, loader))
+    programs = Programs(shaped)
     with Checkpoints(state_dir, options.keep) as checkpoints:
-        first, state = begin(job, step, checkpoints)
+        first, state = begin(job, shaped.steps[0], checkpoints)
         recorder = Recorder(job, loader, mesh, state_dir, first)
-        compiled = step.compiled()
+        longest = shaped.steps[0]
+        planned = expected(longest.recipe, longest.options, longest.mesh, _typical_pairs(loader, job.recipe.steps))
         done = first
-        for done, batch in enumerate(feed(loader, mesh, first, job.recipe.steps), start=first + 1):
-            state, metrics = compiled(state, batch)
-            recorder.finished(done, metrics)
+        for done, (batch, waited) in enumerate(timed(feed(loader, shaped, first, job.recipe.steps)), start=first + 1):
+            if programs.is_new(done - 1):
+                vigil.grant(options.startup_seconds)  # it is compiled first
+            state, metrics = programs.step(done - 1, state, batch)
+            recorder.finished(done, metrics, waited)
             vigil.beat()
             stopping = stop.reached(done)
             if done % options.save_every == 0 or stopping or done == job.recipe.steps:
@@ -67,14 +76,48 @@ def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec) -> int:
         vigil.grant(SAVE_SECONDS)
         checkpoints.wait()
         save_params(os.path.join(job.inputs.output, "params"), state["params"])
+        _write(job, "expected.json", {**vars(planned), "peak_bytes": peak_bytes()})
     return DONE
 
 
-def open_loader(job: TrainJob, mesh: Mesh) -> Loader:
-    """The loader of a job, which lays rows out for the mesh's ring as the options say.
+class Programs:
+    """The compiled step of every shape, compiled when its first step comes."""
 
-    UserError where the plan, the tokens and the recipe do not belong together.
-    """
+    def __init__(self, shaped: ShapedSteps) -> None:
+        self._shaped = shaped
+        self._compiled: dict[int, tuple[Any, State]] = {}
+
+    def is_new(self, step: int) -> bool:
+        return int(self._shaped.plan.of_step[step]) not in self._compiled
+
+    def step(self, step: int, state: State, batch: Arrays) -> tuple[State, Metrics]:
+        """The state after a step, counted from 0, and its metrics; the given state is used up."""
+        shape = int(self._shaped.plan.of_step[step])
+        if shape not in self._compiled:
+            own = self._shaped.steps[shape]
+            self._compiled[shape] = own.compiled(), own.state_shardings()
+            sizes = ", ".join(f"{axis}={size}" for axis, size in own.mesh.shape.items() if size > 1) or "one device"
+            rows, sequence = batch.tokens.shape
+            print(f"step {step + 1}: compiling rows of {sequence} x {rows} on {sizes}", file=sys.stderr, flush=True)
+        compiled, shardings = self._compiled[shape]
+        return compiled(renamed(state, shardings), batch)
+
+
+def _write(job: TrainJob, name: str, content: Any) -> None:
+    """A small file beside the weights, by the first process."""
+    if jax.process_index() == 0:
+        with open(os.path.join(job.inputs.output, name), "w", encoding="utf-8") as file:
+            json.dump(content, file)
+
+
+def _typical_pairs(loader: Loader, steps: int, looked_at: int = 32) -> float:
+    """Query-key pairs that the mask lets through, the mean over some steps from the first to the last."""
+    chosen = np.unique(np.linspace(0, steps - 1, min(steps, looked_at)).astype(int))
+    return float(np.mean([loader.attention_pairs(int(step)) for step in chosen]))
+
+
+def open_loader(job: TrainJob) -> Loader:
+    """The loader of a job. UserError where the plan, the tokens and the recipe do not belong together."""
     recipe = job.recipe
     store, plan = TokenStore.open(job.inputs.tokens), PackingPlan.load(job.inputs.plan)
     if store.info.vocabulary_size > recipe.model.vocabulary:
@@ -84,8 +127,7 @@ def open_loader(job: TrainJob, mesh: Mesh) -> Loader:
         )
     if plan.sequence != recipe.sequence:
         raise UserError(f"sequence={recipe.sequence}, but the packing plan has rows of {plan.sequence} tokens")
-    ring = mesh.shape["ring"] if job.options.layout == "balanced" else 1
-    return Loader(store, plan, seed=recipe.seed, rows_per_batch=recipe.rows, ring=ring)
+    return Loader(store, plan, seed=recipe.seed, rows_per_batch=recipe.rows)
 
 
 def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int, State]:
@@ -102,28 +144,60 @@ def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int
     return 0, step.start_from(load_weights(job.inputs.params, recipe.model, step.mesh))
 
 
-def feed(loader: Loader, mesh: Mesh, first: int, last: int) -> Iterator[Arrays]:
-    """Batches first..last-1 on the mesh. Each process reads only the slots that its own devices hold."""
-    sharding = NamedSharding(mesh, ROWS)
-    shape = (loader.rows_per_batch, loader.plan.sequence)
-    held: list[Any] = list(sharding.addressable_devices_indices_map(shape).values())
-    rows, columns = (_bounds([index[axis] for index in held], shape[axis]) for axis in (0, 1))
+def feed(loader: Loader, shaped: ShapedSteps, first: int, last: int) -> Iterator[Arrays]:
+    """Batches first..last-1, each on its step's mesh, read and placed ahead by threads.
 
-    def place(local: np.ndarray) -> jax.Array:
+    Each process reads only the slots that its own devices hold.
+    """
+
+    def make(step: int) -> Arrays:
+        held = _Held.of(loader.shape_at(step), shaped.step_at(step).mesh)
+        return held.place(loader.batch(step, Part(held.rows, held.columns, shaped.split_at(step))))
+
+    return prefetch(make, first, last)
+
+
+def timed(batches: Iterator[Arrays]) -> Iterator[tuple[Arrays, float]]:
+    """Each batch with the seconds that were spent waiting for it."""
+    while True:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What the devices of this process hold of arrays [rows, sequence] on a mesh: the smallest slices around it."""
+
+    shape: tuple[int, int]
+    sharding: NamedSharding
+    rows: slice
+    columns: slice
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], mesh: Mesh) -> _Held:
+        sharding = NamedSharding(mesh, ROWS)
+        held: list[Any] = list(sharding.addressable_devices_indices_map(shape).values())
+        rows, columns = (_bounds([index[axis] for index in held], shape[axis]) for axis in (0, 1))
+        return cls(shape, sharding, rows, columns)
+
+    def place(self, batch: Batch) -> Arrays:
+        return Arrays(**{name: self._place(getattr(batch, name)) for name in Arrays._fields})
+
+    def _place(self, local: np.ndarray) -> jax.Array:
         def piece(index: Any) -> np.ndarray:
-            own = _within(index[0], rows, shape[0]), _within(index[1], columns, shape[1])
-            return local[own]
+            return local[_within(index[0], self.rows, self.shape[0]), _within(index[1], self.columns, self.shape[1])]
 
-        return jax.make_array_from_callback(shape, sharding, piece)
-
-    for batch in loader.prefetch(first, last, rows, columns):
-        yield Arrays(**{name: place(getattr(batch, name)) for name in Arrays._fields})
+        return jax.make_array_from_callback(self.shape, self.sharding, piece)
 
 
 @dataclass
 class _Pending:
     step: int
     metrics: Metrics
+    waited: float
 
 
 class Recorder:
@@ -138,16 +212,16 @@ class Recorder:
         self._pending: _Pending | None = None
         self._clock = time.perf_counter()
 
-    def finished(self, step: int, metrics: Metrics) -> None:
-        """A step has been dispatched: record the one before it."""
+    def finished(self, step: int, metrics: Metrics, waited: float) -> None:
+        """A step has been dispatched, after `waited` seconds for its batch: record the one before it."""
         self.flush()
-        self._pending = _Pending(step, metrics)
+        self._pending = _Pending(step, metrics, waited)
 
     def flush(self) -> None:
         """Wait for the pending step and record it. UserError, naming step and batch, when it is not finite."""
         if self._pending is None:
             return
-        step, metrics = self._pending.step, self._pending.metrics
+        step, metrics, waited = self._pending.step, self._pending.metrics, self._pending.waited
         loss, norm, rate = (float(value) for value in jax.device_get(metrics))
         self._pending = None
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -167,6 +241,7 @@ class Recorder:
                     tokens_per_second=round(recipe.batch_tokens / seconds, 1),
                     mfu=round(flops / seconds / self._peak, 4),
                     time=now(),
+                    data_wait=round(waited, 4),
                 )
             )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ringworld.attention.mask import Bounds, Tokens, bounds, is_needed
 from ringworld.data.balance import TOLERANCE, Documents, Layout, balance
-from ringworld.data.packing import first_fit
+from ringworld.data.best_fit import best_fit
 
 MILLION = 1 << 20
 
@@ -164,7 +164,7 @@ def book_rows(seed: int, median: int, spread: float) -> list[Documents]:
     rng = np.random.default_rng(seed)
     lengths = np.exp(rng.normal(np.log(median), spread, 8 * MILLION // median)).astype(np.int64) + 1
     lengths = -np.sort(-np.minimum(lengths, MILLION))
-    row, slot = first_fit(lengths, MILLION)
+    row, slot = best_fit(lengths, MILLION)
     return [
         Documents(slot[row == r].astype(np.int32), lengths[row == r].astype(np.int32), MILLION)
         for r in range(row.max() + 1)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from ringworld.data.conversations import Part, Refused, Turn, digest, encode, parse, plain
 from ringworld.data.loader import Loader
-from ringworld.data.packing import PackingPlan, WeighBy, mix, pack, select_whole
+from ringworld.data.loader import Part as BatchPart
+from ringworld.data.packing import cut_in_rows, pack, select_whole
+from ringworld.data.plan import PackingPlan, WeighBy, mix
 from ringworld.data.token_store import StoreInfo, TokenStore, write_index, write_shard
 from ringworld.data.tokenizers import ByteTokenizer, FastTokenizer, Tokenizer, train_bpe
 from ringworld.errors import UserError
@@ -195,7 +197,7 @@ def plan_of(store: TokenStore, weigh_by: WeighBy) -> PackingPlan:
     plans = {}
     for corpus in TALKS:
         chosen = select_whole(store.index, "train", corpus, SEQUENCE, "here")
-        plans[corpus] = pack(store.index, chosen.documents, SEQUENCE, weigh_by)
+        plans[corpus] = pack(store.index, cut_in_rows(store.index, chosen.documents, SEQUENCE), SEQUENCE, weigh_by)
     return mix(plans, {"chat": 0.7, "qa": 0.3})
 
 
@@ -259,7 +261,7 @@ def test_any_part_of_a_batch_has_the_weights_of_the_whole(store: TokenStore) -> 
     for step in range(3):
         whole = loader.batch(step)
         for first in range(0, SEQUENCE, 37):
-            part = loader.batch(step, slice(1, 3), slice(first, first + 37))
+            part = loader.batch(step, BatchPart(slice(1, 3), slice(first, first + 37)))
             assert np.array_equal(part.loss_weight, whole.loss_weight[1:3, first : first + 37])
             assert np.array_equal(part.targets, whole.targets[1:3, first : first + 37])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringworld.data.files import read_table
-from ringworld.data.order import Corpus
+from ringworld.data.order import Corpus, Schedule
 from ringworld.data.packing import (
-    PackingPlan,
+    cut_in_rows,
     evaluation_rows,
-    first_fit,
-    loss_weights,
-    mix,
+    join_chains,
     pack,
     select,
     select_whole,
 )
+from ringworld.data.plan import ASSEMBLED, COLUMNS, NATURAL, PackingPlan, loss_weights, mix
 from ringworld.data.token_store import TokenIndex
 from ringworld.errors import UserError
 
@@ -38,7 +34,8 @@ def index_of(tokens: list[int] | np.ndarray, held: tuple[int, ...] = ()) -> Toke
 
 
 def plan_of(tokens: list[int] | np.ndarray, sequence: int) -> PackingPlan:
-    return pack(index_of(tokens), np.arange(len(tokens)), sequence, "example")
+    index = index_of(tokens)
+    return pack(index, cut_in_rows(index, np.arange(len(tokens)), sequence), sequence, "example")
 
 
 @given(st.lists(st.integers(2, 70), min_size=1, max_size=60), st.integers(1, 20))
@@ -65,59 +62,63 @@ def test_only_a_document_longer_than_a_row_is_cut(tokens: list[int], sequence: i
     assert slices.tolist() == [-(-(size - 1) // sequence) for size in tokens]
 
 
-@given(st.lists(st.integers(1, 50), max_size=3000))
-def test_first_fit_is_first_fit(sizes: list[int]) -> None:
-    room: list[int] = []
-    expected = []
-    for size in sizes:
-        row = next((number for number, free in enumerate(room) if free >= size), len(room))
-        if row == len(room):
-            room.append(50)
-        expected.append((row, 50 - room[row]))
-        room[row] -= size
-    found = first_fit(np.array(sizes, np.int64), 50)
-    assert list(zip(*(column.tolist() for column in found), strict=True)) == expected
-
-
-def test_first_fit_over_many_rows() -> None:
-    row, slot = first_fit(np.full(5000, 30), 50)
-    assert row.tolist() == list(range(5000))
-    assert not slot.any()
-
-
-def test_rows_are_full_and_the_plan_of_a_million_slices_takes_seconds() -> None:
-    random = np.random.default_rng(0)
-    tokens = np.clip(np.exp(random.normal(7, 1.2, 300_000)), 2, 60_000).astype(np.int64)
-    began = time.monotonic()
-    plan = plan_of(tokens, 8192)
-    assert plan.fill > 0.99
-    assert time.monotonic() - began < 15
-
-
 def test_a_plan_is_kept_as_it_is(tmp_path: Path) -> None:
-    plan = plan_of([5, 40, 9, 9], 16)
+    plan = plan_of([5, 40, 9, 9], 16).scheduled(Schedule(window=3))
     plan.save(str(tmp_path / "plan.parquet"))
     loaded = PackingPlan.load(str(tmp_path / "plan.parquet"))
     assert (loaded.sequence, loaded.weigh_by, loaded.tokenizer_hash) == (16, "example", "hash")
-    assert (loaded.marked, loaded.corpora) == (False, (Corpus("", plan.num_rows),))
-    assert np.array_equal(loaded.answers, loaded.length)
-    for name in ("row", "slot", "document", "start", "length", "answers", "weight"):
+    assert (loaded.marked, loaded.corpora) == (False, (Corpus("", plan.num_rows, 1.0, 16),))
+    assert loaded.schedule == plan.schedule
+    for name in COLUMNS:
         assert getattr(loaded, name).dtype == getattr(plan, name).dtype
         assert np.array_equal(getattr(loaded, name), getattr(plan, name))
     pq.write_table(pa.table({"row": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(UserError, match=r"other\.parquet is no packing plan"):
-        PackingPlan.load(str(tmp_path / "other.parquet"))
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "plan.parquet").read_bytes()[:-50])
+    for name in ("other", "cut", "missing"):
+        with pytest.raises(UserError, match=rf"{name}\.parquet is no packing plan"):
+            PackingPlan.load(str(tmp_path / f"{name}.parquet"))
 
 
-def test_a_plan_written_before_there_were_answers_counts_every_target(tmp_path: Path) -> None:
-    plan = plan_of([5, 40, 9, 9], 16)
-    plan.save(str(tmp_path / "plan.parquet"))
-    table = read_table(str(tmp_path / "plan.parquet")).drop_columns(["answers"])
-    about = {"schema": 1, "sequence": 16, "weigh_by": "example", "tokenizer_hash": "hash", "fill": plan.fill}
-    pq.write_table(table.replace_schema_metadata({"ringworld.plan": json.dumps(about)}), tmp_path / "old.parquet")
-    old = PackingPlan.load(str(tmp_path / "old.parquet"))
-    assert (old.marked, old.corpora) == (plan.marked, plan.corpora)
-    assert np.array_equal(old.answers, plan.length)
+@given(st.lists(st.lists(st.integers(2, 17), min_size=1, max_size=6), min_size=1, max_size=12))
+def test_a_chain_is_an_example_whose_documents_see_the_ones_before(sizes: list[list[int]]) -> None:
+    sequence = 16
+    index = index_of([size for chain in sizes for size in chain])
+    ends = np.cumsum([len(chain) for chain in sizes])
+    chains = np.split(np.arange(ends[-1]), ends[:-1])
+    plan = pack(index, join_chains(index, chains, sequence), sequence, "example")
+    assert sorted(plan.document.tolist()) == list(range(ends[-1]))
+    home = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
+    for row in range(plan.num_rows):
+        here = slice(plan.row_start[row], plan.row_start[row + 1])
+        slot = 0
+        for segment in range(1, plan.segment[here].max() + 1):
+            mine = np.flatnonzero(plan.segment[here] == segment) + plan.row_start[row]
+            members = plan.document[mine]
+            # Neighbours of one chain, each but the last with its end-of-text, one after another.
+            assert len(set(home[members])) == 1
+            assert members.tolist() == list(range(members[0], members[0] + len(members)))
+            assert plan.length[mine].tolist() == [*index.tokens[members[:-1]], index.tokens[members[-1]] - 1]
+            assert plan.answers[mine].tolist() == (index.tokens[members] - 1).tolist()
+            assert plan.slot[mine].tolist() == (slot + plan.position[mine]).tolist()
+            assert plan.position[mine].tolist() == [0, *np.cumsum(plan.length[mine])[:-1]]
+            assert set(plan.made[mine]) == {ASSEMBLED if len(mine) > 1 else NATURAL}
+            slot += plan.length[mine].sum()
+        assert slot <= sequence
+    # No document starts a new example where it would still have fitted the one before.
+    segments = dict(
+        zip(plan.document.tolist(), zip(plan.row.tolist(), plan.segment.tolist(), strict=True), strict=True)
+    )
+    for one in range(ends[-1] - 1):
+        if home[one] == home[one + 1] and segments[one] != segments[one + 1]:
+            used = sum(index.tokens[k] for k in range(one + 1) if segments[k] == segments[one])
+            assert used + index.tokens[one + 1] - 1 > sequence
+
+
+def test_the_work_of_a_row_is_its_visible_pairs() -> None:
+    index = index_of([5, 4, 9])
+    chain = join_chains(index, [np.array([0, 1]), np.array([2])], 32)
+    plan = pack(index, chain, 32, "token")
+    assert plan.work.tolist() == [8 * 9 // 2 + 8 * 9 // 2]
 
 
 def conversations_of(tokens: list[int], answers: list[int], corpora: list[str]) -> TokenIndex:
@@ -139,7 +140,7 @@ def test_a_conversation_is_packed_whole_or_dropped_and_counted(found: list[tuple
     assert whole.documents.tolist() == here
     assert whole.dropped.get("longer than a row", 0) == sum(c == "a" and t > 17 for t, _, c in found)
     assert whole.dropped.get("no answer", 0) == sum(c == "a" and t <= 17 and not n for t, n, c in found)
-    plan = pack(index, whole.documents, sequence, "example")
+    plan = pack(index, cut_in_rows(index, whole.documents, sequence), sequence, "example")
     assert plan.marked
     assert sorted(plan.document.tolist()) == here
     assert not plan.start.any()
@@ -149,8 +150,8 @@ def test_a_conversation_is_packed_whole_or_dropped_and_counted(found: list[tuple
 
 def test_what_select_whole_would_not_take_is_never_packed() -> None:
     for index in (conversations_of([18], [1], ["a"]), conversations_of([9], [0], ["a"])):
-        with pytest.raises(ValueError, match="cannot be packed"):
-            pack(index, np.array([0]), 16, "example")
+        with pytest.raises(ValueError, match="packed whole and has an answer"):
+            pack(index, cut_in_rows(index, np.array([0]), 16), 16, "example")
     with pytest.raises(UserError, match="a store of plain text has no conversations"):
         select_whole(index_of([9]), "train", "a", 16, "here")
     with pytest.raises(UserError, match="cut from plain text"):
@@ -159,20 +160,18 @@ def test_what_select_whole_would_not_take_is_never_packed() -> None:
 
 def test_a_mixture_keeps_the_rows_of_its_corpora_apart(tmp_path: Path) -> None:
     index = conversations_of([9, 9, 9, 5, 5, 17], [3] * 6, [*"aaabba"])
-    plans = {
-        corpus: pack(index, select_whole(index, "train", corpus, 16, "here").documents, 16, "example")
-        for corpus in "ab"
-    }
+    chosen = {corpus: select_whole(index, "train", corpus, 16, "here").documents for corpus in "ab"}
+    plans = {corpus: pack(index, cut_in_rows(index, chosen[corpus], 16), 16, "example") for corpus in "ab"}
     mix(plans, {"a": 0.7, "b": 0.3}).save(str(tmp_path / "plan.parquet"))
     plan = PackingPlan.load(str(tmp_path / "plan.parquet"))
-    assert plan.corpora == (Corpus("a", 3, 0.7), Corpus("b", 1, 0.3))
+    assert plan.corpora == (Corpus("a", 3, 0.7, 16), Corpus("b", 1, 0.3, 16))
     assert plan.num_rows == 4
     for row, corpus in enumerate("aaab"):
         inside = plan.document[plan.row_start[row] : plan.row_start[row + 1]]
         assert len(inside)
         assert set(index.corpus[inside]) == {corpus}  # type: ignore[index]
     with pytest.raises(ValueError, match="not of one kind"):
-        mix({"a": plans["a"], "b": replace(plans["b"], sequence=32)}, {"a": 1, "b": 1})
+        mix({"a": plans["a"], "b": replace(plans["b"], weigh_by="token")}, {"a": 1, "b": 1})
 
 
 def test_a_filter_that_nothing_passes_names_itself_and_what_exists() -> None:
@@ -199,17 +198,19 @@ def test_evaluation_takes_the_start_of_every_document_before_any_next_window() -
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 30), st.floats(0, 3)), min_size=1, max_size=20), st.randoms(use_true_random=False)
+    st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=20),
+    st.floats(0.1, 3),
+    st.randoms(use_true_random=False),
 )
-def test_weights_make_packing_invisible(slices: list[tuple[int, float]], random) -> None:
+def test_weights_make_packing_invisible(slices: list[tuple[int, bool]], weight: float, random) -> None:
     lengths = np.array([length for length, _ in slices])
-    weights = np.array([weight for _, weight in slices])
+    example = np.cumsum([True, *(begins for _, begins in slices[1:])]) - 1  # several slices may be one example
     losses = [np.array([random.random() for _ in range(length)]) for length in lengths]
-    by_example = loss_weights(lengths, weights, "example")
-    packed = sum(float((loss * weight).sum()) for loss, weight in zip(losses, by_example, strict=True))
-    assert packed == pytest.approx(
-        np.mean([loss.mean() * weight for loss, weight in zip(losses, weights, strict=True)])
-    )
-    by_token = loss_weights(lengths, np.ones(len(lengths)), "token")
-    packed = sum(float((loss * weight).sum()) for loss, weight in zip(losses, by_token, strict=True))
-    assert packed == pytest.approx(np.concatenate(losses).mean())
+    weights = np.full(len(lengths), weight)
+    by_example = loss_weights(lengths, example, weights, "example")
+    packed = sum(float((loss * each).sum()) for loss, each in zip(losses, by_example, strict=True))
+    alone = [np.concatenate([losses[k] for k in np.flatnonzero(example == e)]).mean() for e in range(example[-1] + 1)]
+    assert packed == pytest.approx(weight * np.mean(alone))
+    by_token = loss_weights(lengths, example, weights, "token")
+    packed = sum(float((loss * each).sum()) for loss, each in zip(losses, by_token, strict=True))
+    assert packed == pytest.approx(weight * np.concatenate(losses).mean())

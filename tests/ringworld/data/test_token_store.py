@@ -54,16 +54,30 @@ def test_a_read_never_leaves_its_document(tmp_path: Path, start: int, length: in
         TokenStore.open(str(tmp_path)).read(0, start, length)
 
 
-def test_a_flipped_bit_is_an_error_that_names_the_shard(tmp_path: Path) -> None:
-    make(tmp_path, [[np.arange(1000)], [np.arange(1000)]])
+def damage(store: TokenStore, document: int) -> str:
+    """What reading a document complains of; empty for nothing."""
+    try:
+        store.read(document)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("place", [3, 50_000, 150_000, -2000, -5])
+def test_a_flipped_bit_is_an_error_that_names_shard_and_document(tmp_path: Path, place: int) -> None:
+    """In any chunk of a shard, and in the index of its chunks, which all need."""
+    random = np.random.default_rng(0)
+    make(tmp_path, [[np.arange(1000)], [random.integers(0, 2048, n) for n in (70_000, 70_000, 9)]])
     file = tmp_path / "shard-00001" / "c" / "0"
-    data = bytearray(file.read_bytes())
-    data[200] ^= 1
-    file.write_bytes(data)
+    damaged = bytearray(file.read_bytes())
+    damaged[place] ^= 1
+    file.write_bytes(damaged)
     store = TokenStore.open(str(tmp_path))
-    assert len(store.read(0)) == 1000
-    with pytest.raises(OSError, match="shard-00001 is damaged"):
-        store.read(1)
+    assert not damage(store, 0)
+    said = {document: found for document in (1, 2, 3) if (found := damage(store, document))}
+    assert all(f"shard-00001 is damaged where document {document} lies" in found for document, found in said.items())
+    # A chunk of 16K tokens lies in one or two neighbours.
+    assert list(said) in ([[1, 2, 3]] if place < 0 else [[1], [2], [1, 2], [2, 3]])
 
 
 def test_a_repeated_task_replaces_its_shard(tmp_path: Path) -> None:
@@ -160,6 +174,16 @@ def test_a_store_of_text_has_no_answers_and_looks_as_it_always_did(tmp_path: Pat
     (tmp_path / "store.json").write_text(json.dumps(described | {"schema": 3}))
     with pytest.raises(UserError, match=r"schema 3, this version reads 1 \(text\) and 2 \(conversations\)"):
         TokenStore.open(str(tmp_path))
+
+
+def test_a_store_of_text_may_name_domains(tmp_path: Path) -> None:
+    make(tmp_path, [[np.arange(5), np.arange(3), np.arange(4)]])
+    index = TokenStore.open(str(tmp_path)).provenance().append_column("corpus", pa.array(["books", "code", "books"]))
+    write_index(str(tmp_path), StoreInfo("hash", 2048, 1, 1), index)
+    store = TokenStore.open(str(tmp_path))
+    assert store.index.corpus.tolist() == ["books", "code", "books"]  # type: ignore[union-attr]
+    assert store.index.answers is None
+    assert store.read(1).tolist() == [0, 1, 2]
 
 
 def test_answers_are_given_where_the_store_marks_them_and_only_there(tmp_path: Path) -> None:

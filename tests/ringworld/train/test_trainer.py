@@ -20,6 +20,7 @@ from ringworld.train import trainer
 from ringworld.train.checkpoint import load_params
 from ringworld.train.progress import read_progress
 from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, TrainOptions, TrainRecipe, load_job
+from ringworld.train.shapes import shaped_steps
 from tests.ringworld.corpus import prose, write_corpus, write_plan
 
 MODEL = ModelConfig(
@@ -148,8 +149,9 @@ def test_a_job_resumes_on_another_mesh_with_the_same_batches(corpus, calm, tmp_p
 
 
 def test_a_ring_is_fed_balanced_rows_unless_told_otherwise(corpus, tmp_path):
-    """The batch on the mesh is each row as the layout of its ring orders it, the same again after a restart."""
-    mesh = trainer.make_mesh(parse_mesh("fsdp=1,ring=4"))
+    """The batch on the mesh is its rows as they are dealt to ranks, each as the layout of its ring orders it, the same
+    again after a restart."""
+    mesh = trainer.make_mesh(parse_mesh("fsdp=2,ring=4"))
     fed = {}
     for run, options in (
         ("told", TrainOptions(layout="contiguous")),
@@ -157,12 +159,14 @@ def test_a_ring_is_fed_balanced_rows_unless_told_otherwise(corpus, tmp_path):
         ("restarted", TrainOptions()),
     ):
         made = dataclasses.replace(job(corpus, tmp_path / "out"), options=options)
-        loader = trainer.open_loader(made, mesh)
-        fed[run] = [np.asarray(array) for array in next(trainer.feed(loader, mesh, 3, 4))]
-        order = [loader.layout(row) for row in loader.rows_at(3).tolist()]
+        loader = trainer.open_loader(made)
+        shaped = shaped_steps(made.recipe, options, mesh, loader)
+        fed[run] = [np.asarray(array) for array in next(trainer.feed(loader, shaped, 3, 4))]
+        planned, dealt = loader.rows_at(3).tolist(), loader.rows_at(3, shaped.split_at(3)).tolist()
+    assert sorted(planned) == sorted(dealt)
     for contiguous, balanced, restarted in zip(*fed.values(), strict=True):
-        expected = np.stack([layout.apply(row) for layout, row in zip(order, contiguous, strict=True)])
-        np.testing.assert_array_equal(balanced, expected)
+        expected = [loader.layout(row, 4).apply(contiguous[planned.index(row)]) for row in dealt]
+        np.testing.assert_array_equal(balanced, np.stack(expected))
         np.testing.assert_array_equal(restarted, balanced)
     assert all((one != other).any() for one, other in zip(fed["first"], fed["told"], strict=True))
 
@@ -200,7 +204,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused(corpus, tmp_path):
     made = job(corpus, tmp_path / "out")
     small = dataclasses.replace(made.recipe, model=dataclasses.replace(MODEL, vocabulary=100))
     with pytest.raises(UserError, match=r"vocabulary=100 is smaller than the tokenizer's 258"):
-        trainer.open_loader(dataclasses.replace(made, recipe=small), trainer.make_mesh(ONE))
+        trainer.open_loader(dataclasses.replace(made, recipe=small))
 
 
 def test_a_job_file_reads_back_as_it_was_written(corpus, tmp_path):
