@@ -7,7 +7,9 @@ from typing import Any
 
 from infra.formats import context, size
 from infra.markup import Html, element
+from infra.report_curation import curation
 from infra.report_data import ReportData
+from infra.report_documents import documents
 from infra.report_figures import bars, short
 from infra.report_parts import amounts, number, section, tile
 
@@ -18,7 +20,8 @@ def corpus(data: ReportData) -> Html | None:
     """The section, or None for a run that has read nothing yet."""
     parts: list[Html | None] = []
     for stage in data.of_kind("documents"):
-        parts += [_seen(stage.values, "documents"), _left_out(stage.values, "documents")]
+        parts += [_seen(stage.values, "documents"), _left_out(stage.values, "documents"), *documents(stage.values)]
+    parts += curation(data)
     for stage in data.of_kind("conversations"):
         parts += [_seen(stage.values, "conversations"), _left_out(stage.values, "conversations")]
     for stage in data.of_kind("tokens"):
@@ -43,11 +46,18 @@ def _left_out(values: Mapping[str, Any], what: str) -> Html | None:
         columns.append(element("div", None, element("h3", None, "Left out, and why"), bars(ordered, what)))
     names = values.get("refused")
     if isinstance(names, list) and names:
-        rows = [element("div", {"class": "mono"}, name) for name in names[:_MANY]]
+        rows = [element("div", {"class": "mono"}, _named(name)) for name in names[:_MANY]]
         if len(names) > _MANY:
             rows.append(element("div", {"class": "soft"}, f"and {len(names) - _MANY} more"))
         columns.append(element("div", None, element("h3", None, "Could not be used, by name"), *rows))
     return element("div", {"class": "card columns"}, *columns) if columns else None
+
+
+def _named(refused: Any) -> str:
+    if not isinstance(refused, Mapping):
+        return str(refused)
+    said = [str(refused[key]) for key in ("reason", "detail") if refused.get(key)]
+    return f"{refused.get('source', '')}: {', '.join(said)}"
 
 
 def _tokens(data: ReportData, values: Mapping[str, Any]) -> Html | None:

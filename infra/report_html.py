@@ -16,7 +16,9 @@ from infra.records import flatten
 from infra.report_corpus import corpus
 from infra.report_data import ReportData, StageReport
 from infra.report_figures import Curve, Node, chart, graph, short
+from infra.report_packing import packing
 from infra.report_parts import cell, fields, number, section, tile
+from infra.report_speed import speed
 from infra.report_style import STYLE
 
 STATES = {
@@ -53,7 +55,7 @@ def render(data: ReportData) -> str:
         element("title", None, f"{data.run}: Ringworld run"),
         Html(f"<style>{STYLE}</style>"),
     )
-    sections = (_header, _stages, _training, _context, _pictures, corpus, _details, _provenance)
+    sections = (_header, _stages, _training, speed, _context, _pictures, corpus, packing, _details, _provenance)
     main = element("main", None, *(part(data) for part in sections))
     return "<!doctype html>\n" + element("html", {"lang": "en"}, head, element("body", None, main)) + "\n"
 

@@ -1,8 +1,10 @@
 """A curriculum is data; this file says what it may hold and builds the graph of stages from it.
 
+    documents -> deduplicate -> decontaminate: which documents to drop and what to cut, for tokens
     documents -> tokenizer -> tokens -> pack-text-512 -> text-512 -> evaluate-text-512
                                      -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's
                                      weights)
+                              tokens -> assemble: chains of related documents, for the packs that want them
                   -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...    (a branch, from text-1k's weights)
 
 Each training stage gets a packing plan and an evaluation of its own. What a stage is (`Curriculum`) and where it runs
@@ -18,19 +20,39 @@ from typing import Any, Literal
 
 from infra.placement import Placement
 from infra.stage import Stage
+from ringworld.data.clean import PRESETS, Cleaning, cleaning_from
+from ringworld.data.decompose import Decompose
+from ringworld.data.mixture import Mixture, check_shares
+from ringworld.data.sources import KINDS
+from ringworld.data.untie import Untie
 from ringworld.errors import UserError
 from ringworld.evaluate.recipe import EvaluateRecipe, NeedleConfig
 from ringworld.mesh import parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.model.sharding import check, check_memory
-from ringworld.strict import from_mapping
+from ringworld.strict import from_mapping, to_mapping
 from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
-from ringworld.train.step import check_batch
-from stages import conversations, documents, evaluate, pack, pack_conversations, tokenizer, tokens, train
+from ringworld.train.shapes import check_shapes
+from stages import (
+    assemble,
+    conversations,
+    decontaminate,
+    deduplicate,
+    documents,
+    evaluate,
+    pack,
+    pack_conversations,
+    tokenizer,
+    tokens,
+    train,
+)
+from stages.assemble import AssembleRecipe
 from stages.conversations import ConversationsRecipe
+from stages.decontaminate import DecontaminateRecipe
+from stages.deduplicate import DeduplicateRecipe
 from stages.documents import DocumentsRecipe
 from stages.pack import PackRecipe
-from stages.pack_conversations import PackConversationsRecipe, check_mixture
+from stages.pack_conversations import PackConversationsRecipe
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
 
@@ -41,16 +63,21 @@ CORPORA = ("chat", "qa")  # of conversations: the names in `Sources` and in a mi
 class Sources:
     """Where documents come from. text: paths, globs and folders, local or gs://, or `installed`.
 
+    domains: further sources of text by the name of their domain; those of `text` are in the domain `text`.
+    cleaning: by domain or by kind of text (prose, web, code): the name of a preset, or one with changes; see
+    `ringworld.data.clean`. A kind that is not named is cleaned by the preset of its name.
     chat, qa: files of conversations, .jsonl (.gz, .zst) or .parquet; needed where a stage's mixture names them.
     """
 
     text: tuple[str, ...] = ("installed",)
+    domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cleaning: Mapping[str, Cleaning] = field(default_factory=lambda: {kind: PRESETS[kind] for kind in KINDS})
     chat: tuple[str, ...] = ()
     qa: tuple[str, ...] = ()
     field: str = "text"
     column: str = "text"
     installed_bytes: int = 1 << 18
-    max_document_bytes: int = 1 << 28
+    max_document_bytes: int = 1 << 26
     minimum_bytes: int = 64
 
 
@@ -72,8 +99,13 @@ class Training:
     theta        RoPE base; rope: any further scaling (see RopeConfig), instead of theta
     lengths      documents of so many tokens only, [least, most]; most may be null
     weigh_by     token (each token the same) or example (each document window or conversation the same)
+    documents    text only: natural, or assembled: related documents joined to long examples (see `assemble`)
     data         text, or chat: whole conversations, of which the loss counts the answers
-    mixture      chat only: the share of the rows drawn from each corpus of conversations, chat and qa
+    mixture      text: the weight of each domain; chat: the share of the rows from each corpus, chat and qa
+    upsample, replay, max_epochs   text only: see `ringworld.data.mixture.Mixture`
+    over_long, cut   text only: documents longer than a row: cut at a boundary or at the end of the row, or drop
+    untie, decompose   text only: see `ringworld.data.untie` and `ringworld.data.decompose`
+    window       steps whose rows are sorted by attention work, so that the rows of a step are equal; 1: none
     """
 
     sequence: int
@@ -88,19 +120,59 @@ class Training:
     minimum_rate: float = 0.0
     lengths: tuple[int, int | None] = (2, None)
     weigh_by: Literal["token", "example"] = "token"
+    documents: Literal["natural", "assembled"] = "natural"
     data: Literal["text", "chat"] = "text"
     mixture: Mapping[str, float] = field(default_factory=dict)
+    upsample: Mapping[str, float] = field(default_factory=dict)
+    replay: float | str = 0.0
+    max_epochs: float | None = None
+    over_long: Literal["cut", "drop"] = "cut"
+    cut: Literal["boundary", "row"] = "boundary"
+    untie: Untie = field(default_factory=Untie)
+    decompose: Decompose = field(default_factory=Decompose)
+    window: int = 256
 
     def __post_init__(self) -> None:
         if self.data == "text":
-            if self.mixture:
-                raise UserError(f"mixture={dict(self.mixture)} mixes conversations; set data: chat, or leave it out")
+            self.packing(0)
             return
+        plain = Training(self.sequence, self.steps, self.batch_tokens, self.learning_rate)
+        for name in ("upsample", "replay", "max_epochs", "over_long", "cut", "untie", "decompose"):
+            if getattr(self, name) != getattr(plain, name):
+                raise UserError(f"{name}={getattr(self, name)} is for text; a chat stage takes whole conversations")
         if unknown := sorted(set(self.mixture) - set(CORPORA)):
             raise UserError(f"mixture.{unknown[0]}: no such corpus of conversations; allowed: {', '.join(CORPORA)}")
-        check_mixture(self.mixture)
+        check_shares(self.mixture, "chat: 0.7, qa: 0.3")
         if self.lengths != (2, None):
             raise UserError(f"lengths={list(self.lengths)} filters text; a chat stage takes all that fits a row")
+        if self.documents != "natural":
+            raise UserError(f"documents={self.documents} joins texts; a chat stage takes conversations as they are")
+
+    def packing(self, seed: int) -> PackRecipe:
+        """How a text stage packs. Steps and batch are part of it only where the packing depends on them."""
+        mixture = Mixture(self.mixture, self.upsample, self.replay, self.max_epochs)
+        counted = mixture != Mixture() or self.decompose.least > 0
+        return PackRecipe(
+            sequence=self.sequence,
+            lengths=self.lengths,
+            weigh_by=self.weigh_by,
+            mixture=mixture,
+            over_long=self.over_long,
+            cut=self.cut,
+            documents=self.documents,
+            untie=self.untie,
+            decompose=self.decompose,
+            window=self.window,
+            steps=self.steps if counted else 0,
+            batch_tokens=self.batch_tokens if counted else 0,
+            seed=seed if self.untie.share else 0,
+        )
+
+    @property
+    def row_lengths(self) -> set[int]:
+        """Slots that the rows of a step may have."""
+        shortest = self.decompose.least or self.sequence
+        return {self.sequence >> halvings for halvings in range((self.sequence // shortest).bit_length())}
 
 
 @dataclass(frozen=True)
@@ -130,6 +202,7 @@ class Curriculum:
 
     base: `scratch`, or the Hugging Face Llama folder that the first stage starts from.
     base_theta, base_sequence: what that was trained at, for the comparison before and after the first stage.
+    deduplicate, decontaminate: null leaves the stage out. assemble: used where a stage's documents are assembled.
     """
 
     model: ModelConfig
@@ -142,6 +215,9 @@ class Curriculum:
     held_out: float = 0.05
     sources: Sources = field(default_factory=Sources)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    deduplicate: DeduplicateRecipe | None = field(default_factory=DeduplicateRecipe)
+    decontaminate: DecontaminateRecipe | None = field(default_factory=DecontaminateRecipe)
+    assemble: AssembleRecipe = field(default_factory=AssembleRecipe)
     optimizer: OptimizerDefaults = field(default_factory=OptimizerDefaults)
     evaluate: Evaluation = field(default_factory=Evaluation)
 
@@ -235,12 +311,33 @@ def load_curriculum(mapping: Mapping[str, Any]) -> Curriculum:
     if isinstance(sources, Mapping):
         # A person writes sources.text=books/*.txt; a list is what it means.
         mapping["sources"] = {
-            key: [part.strip() for part in given.split(",") if part.strip()]
-            if key in ("text", *CORPORA) and isinstance(given, str)
-            else given
-            for key, given in sources.items()
-        }
+            key: _listed(given) if key in ("text", *CORPORA) else given for key, given in sources.items()
+        } | _by_domain(sources)
+    checks = mapping.get("decontaminate")
+    if isinstance(checks, Mapping) and "benchmarks" in checks:
+        mapping["decontaminate"] = {**checks, "benchmarks": _listed(checks["benchmarks"])}
     return from_mapping(Curriculum, mapping, at="curriculum")
+
+
+def _by_domain(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """What `sources` says by domain, written out. Who names domains and no text means no other text."""
+    said: dict[str, Any] = {}
+    if isinstance(domains := sources.get("domains"), Mapping) and domains:
+        said["domains"] = {name: _listed(given) for name, given in domains.items()}
+        said["text"] = _listed(sources.get("text", []))
+    cleaning = sources.get("cleaning", {})
+    if isinstance(cleaning, Mapping):
+        chosen: dict[str, Any] = {**{kind: kind for kind in KINDS}, **cleaning}
+        said["cleaning"] = {
+            name: to_mapping(cleaning_from(given, f"curriculum.sources.cleaning.{name}"))
+            for name, given in chosen.items()
+        }
+    return said
+
+
+def _listed(given: Any) -> Any:
+    """A word of names between commas as the list that it means; anything else as it is."""
+    return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
 
 
 def load_site(mapping: Mapping[str, Any]) -> Site:
@@ -268,7 +365,9 @@ def build(curriculum: Curriculum, site: Site) -> list[Stage]:
     return list(made.values())
 
 
-def check_mesh(recipe: TrainRecipe, placement: Placement, stage: str, devices: int | None) -> None:
+def check_mesh(
+    recipe: TrainRecipe, placement: Placement, stage: str, devices: int | None, row_lengths: set[int]
+) -> None:
     """UserError where a training stage's mesh cannot hold its model or batch: now, not on the cluster."""
     if devices is None:
         return
@@ -277,7 +376,7 @@ def check_mesh(recipe: TrainRecipe, placement: Placement, stage: str, devices: i
         sizes = parse_mesh(placement.mesh).resolved(devices).sizes()
         check(recipe.model, sizes)
         check_memory(recipe.model, options.memory, sizes)
-        check_batch(recipe, options, sizes)
+        check_shapes(recipe, options, sizes, row_lengths)
     except UserError as error:
         raise UserError(f"placement of {stage}: {error}") from None
 
@@ -297,6 +396,8 @@ def _data_stages(curriculum: Curriculum) -> list[Stage]:
         "documents",
         DocumentsRecipe(
             sources=sources.text,
+            domains=sources.domains,
+            cleaning=sources.cleaning,
             field=sources.field,
             column=sources.column,
             installed_bytes=sources.installed_bytes,
@@ -314,15 +415,44 @@ def _data_stages(curriculum: Curriculum) -> list[Stage]:
         {"documents": first},
         here,
     )
+    decisions = _decisions(curriculum, first)
     lengths = tuple(sorted({stage.sequence for stage in curriculum.stages.values()}))
     third = Stage(
         "tokens",
         TokensRecipe(held_out=curriculum.held_out, seed=curriculum.seed, buckets=lengths),
         tokens.run,
-        {"documents": first, "tokenizer": second},
+        {"documents": first, "tokenizer": second, **decisions},
         here,
     )
-    return [first, second, third, *_conversations(curriculum, second)]
+    return [
+        first,
+        *decisions.values(),
+        second,
+        third,
+        *_assembled(curriculum, first, third),
+        *_conversations(curriculum, second),
+    ]
+
+
+def _decisions(curriculum: Curriculum, documents: Stage) -> dict[str, Stage]:
+    """The stages that decide what of the documents is dropped or cut, as the ports of those that heed them."""
+    made: dict[str, Stage] = {}
+    here = Placement()
+    if curriculum.deduplicate is not None:
+        recipe = curriculum.deduplicate
+        made["deduplicate"] = Stage("deduplicate", recipe, deduplicate.run, {"documents": documents}, here)
+    if curriculum.decontaminate is not None:
+        recipe, inputs = curriculum.decontaminate, {"documents": documents, **made}
+        made["decontaminate"] = Stage("decontaminate", recipe, decontaminate.run, inputs, here)
+    return made
+
+
+def _assembled(curriculum: Curriculum, documents: Stage, tokens: Stage) -> list[Stage]:
+    """The chains of related documents, where a stage wants them."""
+    if all(row.documents == "natural" for row in curriculum.stages.values()):
+        return []
+    inputs = {"documents": documents, "tokens": tokens}
+    return [Stage("assemble", curriculum.assemble, assemble.run, inputs, Placement())]
 
 
 def _conversations(curriculum: Curriculum, tokenizer: Stage) -> list[Stage]:
@@ -342,9 +472,9 @@ def _conversations(curriculum: Curriculum, tokenizer: Stage) -> list[Stage]:
 def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mapping[str, Stage]) -> list[Stage]:
     row = curriculum.stages[name]
     parent = made.get(row.after)
-    packed = _packing(name, row, made)
+    packed = _packing(name, curriculum, made)
     recipe, place = _training_recipe(curriculum, row, parent), site.place(name, site.train)
-    check_mesh(recipe, place, name, site.devices(name))
+    check_mesh(recipe, place, name, site.devices(name), row.row_lengths)
     training = Stage(
         name,
         recipe,
@@ -371,12 +501,15 @@ def _training_recipe(curriculum: Curriculum, row: Training, parent: Stage | None
     )
 
 
-def _packing(name: str, row: Training, made: Mapping[str, Stage]) -> Stage:
+def _packing(name: str, curriculum: Curriculum, made: Mapping[str, Stage]) -> Stage:
+    row = curriculum.stages[name]
     if row.data == "chat":
-        recipe = PackConversationsRecipe(sequence=row.sequence, mixture=row.mixture, weigh_by=row.weigh_by)
+        recipe = PackConversationsRecipe(row.sequence, row.mixture, row.weigh_by, row.window)
         return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made["conversations"]}, Placement())
-    recipe = PackRecipe(sequence=row.sequence, lengths=row.lengths, weigh_by=row.weigh_by)
-    return Stage(f"pack-{name}", recipe, pack.run, {"tokens": made["tokens"]}, Placement())
+    inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"]}
+    if row.documents == "assembled":
+        inputs["chains"] = made["assemble"]
+    return Stage(f"pack-{name}", row.packing(curriculum.seed), pack.run, inputs, Placement())
 
 
 def _evaluation(

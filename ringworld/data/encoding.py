@@ -1,8 +1,9 @@
 """Bytes to text: which encoding, or none because the file is binary.
 
 In order: a byte order mark, UTF-16 without a mark, UTF-8, the encoding that the file declares, UTF-8 with a few broken
-bytes, and what charset_normalizer finds in a sample. The sample is of bounded size, since detection is slow, and made
-of the places that are not ASCII, since nothing else tells encodings apart.
+bytes, UTF-8 mixed with Western text in another encoding, and what charset_normalizer finds in a sample. The sample is
+of bounded size, since detection is slow, and made of the places that are not ASCII, since nothing else tells encodings
+apart.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _WINDOWS = 16
 _BINARY_SIGNATURES = (b"%PDF-", b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
 _MAX_CONTROL_SHARE = 0.01
 _MAX_BROKEN_SHARE = 0.01
+_MIN_MIXED_SHARE = 0.4  # of what is not ASCII; in encodings of Asia up to a third looks like UTF-8 by chance
 
 # C0 controls that text files do hold: backspace, tab, newline, vertical tab, form feed, return, Ctrl-Z, escape.
 _CONTROL = np.zeros(256, bool)
@@ -55,7 +57,7 @@ def decode(data: bytes, declared: str | None = None) -> str | None:
     for encoding in filter(None, (_utf16(data), "utf-8", declared)):
         if (text := _strictly(data, encoding)) is not None:
             return text
-    return _mostly_utf8(data) or _detected(data)
+    return _mostly_utf8(data) or _mixed(data) or _detected(data)
 
 
 def _strictly(data: bytes, encoding: str) -> str | None:
@@ -86,6 +88,23 @@ def _mostly_utf8(data: bytes) -> str | None:
     # Continuation bytes are 10xxxxxx: all other bytes from 0x80 up begin a character.
     begun = int(np.count_nonzero(characters >= 0xC0))
     return text if broken <= _MAX_BROKEN_SHARE * begun else None
+
+
+def _mixed(data: bytes) -> str | None:
+    """Files joined from several: what is UTF-8 as such, every other byte as cp1252; None where little is UTF-8."""
+    text = data.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    whole = len(text) - len(text.encode("ascii", "ignore")) - broken
+    return data.decode("utf-8", _WESTERN) if whole > _MIN_MIXED_SHARE * (whole + broken) else None
+
+
+def _as_western(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+_WESTERN = "ringworld.western"
+codecs.register_error(_WESTERN, _as_western)
 
 
 def _detected(data: bytes) -> str | None:

@@ -4,19 +4,23 @@
   Python distribution of the environment, which is real, long text that every machine has.
 - The same specs over the same files give the same list, whatever the order of specs or of the directory.
 - A folder is taken without its hidden files and folders; what is no text is told apart by its bytes, when it is read.
+- An item belongs to one domain, under whose name its documents are counted and mixed.
+- The kind of text that an item holds (prose, web or code) is told by its name; how to clean it may depend on it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from fsspec.core import url_to_fs
 
 from ringworld.data.files import absolute
+from ringworld.data.html import SUFFIXES as HTML_SUFFIXES
 from ringworld.errors import UserError
 
 INSTALLED = "installed"
@@ -25,6 +29,12 @@ INSTALLED = "installed"
 _DISTRIBUTION_SUFFIXES = frozenset({
     ".py", ".pyi", ".pyx", ".pxd", ".md", ".rst", ".txt", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hh", ".hpp",
     ".rs", ".go", ".java", ".js", ".ts", ".proto",
+})
+_CODE_SUFFIXES = (_DISTRIBUTION_SUFFIXES - {".md", ".rst", ".txt"}) | frozenset({
+    ".asm", ".bash", ".bat", ".clj", ".cs", ".css", ".cxx", ".dart", ".el", ".erl", ".ex", ".f90", ".fs", ".groovy",
+    ".hs", ".hxx", ".ipynb", ".jl", ".jsx", ".kt", ".lisp", ".lua", ".m", ".mjs", ".ml", ".nim", ".php", ".pl", ".ps1",
+    ".r", ".rb", ".s", ".scala", ".scss", ".sh", ".sql", ".sv", ".swift", ".toml", ".tsx", ".v", ".vhd", ".vue", ".xml",
+    ".yaml", ".yml", ".zig",
 })
 # fmt: on
 _GLOB = re.compile(r"[*?\[]")
@@ -36,6 +46,11 @@ class SourceFile:
 
     name: str
     bytes: int
+    domain: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True, order=True)
@@ -44,6 +59,7 @@ class Distribution:
 
     name: str
     bytes: int
+    domain: str = ""
 
     @property
     def source(self) -> str:
@@ -51,6 +67,36 @@ class Distribution:
 
 
 Item = SourceFile | Distribution
+Kind = Literal["prose", "web", "code"]
+KINDS: tuple[Kind, ...] = ("prose", "web", "code")
+
+
+def kind_of(name: str) -> Kind:
+    """By the last suffix of a file's name, compression left out: prose where nothing says otherwise."""
+    path = PurePosixPath(name.lower())
+    suffix = path.with_suffix("").suffix if path.suffix in (".gz", ".zst") else path.suffix
+    if suffix in HTML_SUFFIXES:
+        return "web"
+    return "code" if suffix in _CODE_SUFFIXES else "prose"
+
+
+def expand_domains(domains: Mapping[str, Iterable[str]], installed_bytes: int) -> list[Item]:
+    """The items of every domain, by domain, each as `expand` has them.
+
+    Raises UserError naming the domain for what `expand` refuses, and for an item that two domains name.
+    """
+    items: list[Item] = []
+    owner: dict[str, str] = {}
+    for domain in sorted(domains):
+        try:
+            found = expand(domains[domain], installed_bytes)
+        except UserError as wrong:
+            raise UserError(f"domain {domain!r}: {wrong}") from None
+        for item in found:
+            if (other := owner.setdefault(item.source, domain)) != domain:
+                raise UserError(f"{item.source} is in the domains {other!r} and {domain!r}; a document has one: choose")
+            items.append(replace(item, domain=domain))
+    return items
 
 
 def expand(specs: Iterable[str], installed_bytes: int) -> list[Item]:
@@ -88,6 +134,19 @@ def distribution_files(name: str) -> list[tuple[str, Path]]:
             continue
         found[path] = Path(str(file.locate()))
     return sorted(found.items())
+
+
+def distribution_license(name: str) -> str | None:
+    """What an installed distribution states: an SPDX expression, or the name of its licence; None for a whole text."""
+    stated = metadata.metadata(name)
+    for key in ("License-Expression", "License"):
+        found = (stated[key] or "").strip() if key in stated else ""
+        if found and "\n" not in found and found.upper() != "UNKNOWN":
+            return found
+    classified = [
+        line.split(" :: ")[-1] for line in stated.get_all("Classifier") or () if line.startswith("License ::")
+    ]
+    return ", ".join(classified) or None
 
 
 def _distributions(installed_bytes: int) -> list[Distribution]:

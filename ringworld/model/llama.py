@@ -109,6 +109,26 @@ class Attention(nnx.Module):
         self.value = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
         self.output = nnx.Param(_normal(rngs, (config.num_heads, k, d), depth=config.num_layers))
 
+    def project(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        rope: Rope,
+        shard: Shard,
+        weights: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Rotated queries and keys, and values, of these weights, each [batch, gathered tokens, heads, head_dim]."""
+        h = shard.gather(rms_norm(x, self.norm[...], self.epsilon))
+        positions = shard.gather(positions)
+        q, k, v = (
+            product(h, weight.reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:]) for weight in weights
+        )
+        return rotate(q, positions, rope), rotate(k, positions, rope), v
+
+    def input_weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The projections of queries, keys and values."""
+        return self.query[...], self.key[...], self.value[...]
+
     def find(
         self,
         x: jax.Array,
@@ -121,13 +141,8 @@ class Attention(nnx.Module):
         """What the heads of these weights (query, key, value) find, [batch, gathered tokens, heads, head_dim]."""
 
         def project(x: jax.Array, positions: jax.Array, segments: jax.Array) -> Any:
-            h = shard.gather(rms_norm(x, self.norm[...], self.epsilon))
-            positions, segments = shard.gather(positions), shard.gather(segments)
-            q, k, v = (
-                product(h, weight.reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:])
-                for weight in weights
-            )
-            return rotate(q, positions, rope), rotate(k, positions, rope), v, positions, segments
+            projected = self.project(x, positions, rope, shard, weights)
+            return *projected, shard.gather(positions), shard.gather(segments)
 
         return shard.attend(*shard.by_chunks(project, x, positions, segments))
 
@@ -138,7 +153,7 @@ class Attention(nnx.Module):
             found = self.find(x, positions, segments, rope, shard, (query, key, value))
             return shard.by_chunks(lambda found: merge(found, output, shard), found)
 
-        weights = self.query[...], self.key[...], self.value[...], self.output[...]
+        weights = *self.input_weights(), self.output[...]
         return shard.by_head_groups(of_group, x, weights, head_axes=(1, 1, 1, 0))
 
 
@@ -176,13 +191,14 @@ class Layer(nnx.Module):
             x = attention(x, positions, segments, rope, shard)
             return shard.by_chunks(lambda x: x + self.mlp(x, shard), x)
 
-        def finish(x: jax.Array, found: jax.Array) -> jax.Array:
-            x = x + merge(found, attention.output[...], shard)
-            return x + self.mlp(x, shard)
-
         # All heads at once: the sum of input and attention then exists for one chunk only.
-        weights = attention.query[...], attention.key[...], attention.value[...]
-        return shard.by_chunks(finish, x, attention.find(x, positions, segments, rope, shard, weights))
+        found = attention.find(x, positions, segments, rope, shard, attention.input_weights())
+        return shard.by_chunks(lambda x, found: self.finish(x, found, shard), x, found)
+
+    def finish(self, x: jax.Array, found: jax.Array, shard: Shard) -> jax.Array:
+        """The layer's output from its input and what all its heads found."""
+        x = x + merge(found, self.attention.output[...], shard)
+        return x + self.mlp(x, shard)
 
 
 class Llama(nnx.Module):
@@ -247,6 +263,16 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
 def bind(config: ModelConfig, params: Params) -> Llama:
     """The module that computes with these parameters."""
     return _filled(*_abstract(config), params)
+
+
+@functools.cache
+def _abstract_layer(config: ModelConfig) -> tuple[Any, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: Layer(config, nnx.Rngs(0))))
+
+
+def bind_layer(config: ModelConfig, weights: Params) -> Layer:
+    """The one layer that computes with these weights: those of `params["layers"]` without their leading axis."""
+    return _filled(*_abstract_layer(config), weights)
 
 
 def _filled(graph: Any, state: nnx.State, params: Params) -> Any:

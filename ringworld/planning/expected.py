@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -46,7 +47,7 @@ def peak_bytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
-def _chip(device: jax.Device, local: int, dtype: str) -> Chip | None:
+def _chip(device: Any, local: int, dtype: str) -> Chip | None:
     if device.platform == "cpu":
         return measured_processor(local, dtype)
     kind = device.device_kind.lower().replace("v5 lite", "v5e").replace("v6 lite", "v6e")

@@ -152,6 +152,7 @@ def test_a_finished_run_is_shown_whole(store, stages):
         "Does it use the longer context?",
         "Needles and loss by position",
         "Data",
+        "Rows and steps",
         "Every stage",
         "Where this comes from",
     ]

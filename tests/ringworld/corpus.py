@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ringworld.data.packing import WeighBy, pack
+from ringworld.data.packing import cut_in_rows, pack
+from ringworld.data.plan import WeighBy
 from ringworld.data.token_store import INDEX_SCHEMA, StoreInfo, TokenStore, write_index, write_shard
 from ringworld.data.tokenizers import ByteTokenizer
 
@@ -23,8 +24,13 @@ def prose(seed: int, sentences: int) -> str:
     return " ".join(" ".join(rng.choice(words, 8)) + "." for _ in range(sentences))
 
 
-def write_corpus(folder: Path, texts: Sequence[str], held_out: int = 1) -> TokenStore:
-    """A byte-tokenized store of these texts, the last `held_out` of them held out, and the tokenizer's own folder."""
+def write_corpus(
+    folder: Path, texts: Sequence[str], held_out: int = 1, domains: Sequence[str] | None = None
+) -> TokenStore:
+    """A byte-tokenized store of these texts, the last `held_out` of them held out, and the tokenizer's own folder.
+
+    domains: of each text.
+    """
     tokens = folder / "tokens"
     info = StoreInfo(TOKENIZER.hash, TOKENIZER.vocabulary_size, TOKENIZER.eos_id, TOKENIZER.pad_id)
     documents = [np.append(ids, TOKENIZER.eos_id) for ids in TOKENIZER.encode_batch(texts)]
@@ -38,7 +44,8 @@ def write_corpus(folder: Path, texts: Sequence[str], held_out: int = 1) -> Token
         "tokens": [len(ids) for ids in documents],
         "split": ["train"] * (count - held_out) + ["held_out"] * held_out,
     }
-    write_index(str(tokens), info, pa.table(columns, schema=INDEX_SCHEMA))
+    index = pa.table(columns, schema=INDEX_SCHEMA)
+    write_index(str(tokens), info, index if domains is None else index.append_column("corpus", pa.array(domains)))
     TOKENIZER.save(str(folder / "tokenizer"))
     return TokenStore.open(str(tokens))
 
@@ -46,5 +53,6 @@ def write_corpus(folder: Path, texts: Sequence[str], held_out: int = 1) -> Token
 def write_plan(folder: Path, store: TokenStore, sequence: int, weigh_by: WeighBy = "token") -> str:
     """The packing plan of the store's training documents; its path."""
     path = str(folder / f"plan-{sequence}.parquet")
-    pack(store.index, store.index.documents("train"), sequence, weigh_by).save(path)
+    slices = cut_in_rows(store.index, store.index.documents("train"), sequence)
+    pack(store.index, slices, sequence, weigh_by).save(path)
     return path

@@ -63,11 +63,12 @@ CHAT = {"data": "chat", "mixture": {"chat": 1}, "sequence": 512, "steps": 1, "ba
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"mixture": {}}, r"stages.text-chat-512: mixture=\{\}: give each corpus its share"),
+        ({"mixture": {}}, r"stages.text-chat-512: mixture=\{\}: give each its share"),
         ({"mixture": {"chat": 0, "qa": 0}}, "mixture=.*at least 0 and one of them above it"),
         ({"mixture": {"chat": 1, "qa": -1}}, "mixture=.*'qa': -1.0"),
         ({"mixture": {"chatt": 1}}, "mixture.chatt: no such corpus of conversations; allowed: chat, qa"),
-        ({"data": "text"}, "mixture=.*set data: chat"),
+        ({"replay": 0.4}, "replay=0.4 is for text"),
+        ({"over_long": "drop"}, "over_long=drop is for text"),
         ({"data": "video"}, "data='video': allowed: text, chat"),
         ({"lengths": [5, None]}, r"lengths=\[5, None\] filters text"),
     ],

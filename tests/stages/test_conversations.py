@@ -15,7 +15,7 @@ import zstandard
 
 from ringworld.data.files import read_table
 from ringworld.data.loader import Loader
-from ringworld.data.packing import PackingPlan
+from ringworld.data.plan import PackingPlan
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import ByteTokenizer
 from ringworld.errors import UserError
@@ -140,7 +140,7 @@ def test_a_corpus_without_conversations_is_an_error_that_says_what_to_give(
 
 @pytest.mark.parametrize("mixture", [{"chat": 0.0, "qa": 0.0}, {"chat": -1.0, "qa": 2.0}, {}, {"chat": float("nan")}])
 def test_shares_that_are_no_proportions_are_refused(mixture: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=r"mixture=.*give each corpus its share of the rows"):
+    with pytest.raises(UserError, match=r"mixture=.*give each its share"):
         PackConversationsRecipe(16, mixture)
 
 

@@ -84,6 +84,31 @@ def test_a_change_upstream_changes_identities_downstream_and_nowhere_else():
     assert changed == {"text-2k", "evaluate-text-2k", "text-4k", "evaluate-text-4k", "text-8k", "evaluate-text-8k"}
 
 
+def test_how_a_stage_draws_is_part_of_it_and_how_it_is_split_is_not():
+    """Steps are part of a packing plan only where it depends on them."""
+    wish = ["stages.text-1k.replay=prolong", "stages.text-1k.mixture={books: 2, code: 1}"]
+    before, after = graph(words=wish), graph(words=[*wish, "stages.text-1k.steps=77"])
+    packed = recipe(after["pack-text-1k"])
+    assert (packed.mixture.replay_share, packed.mixture.domains, packed.steps) == (0.4, {"books": 2.0, "code": 1.0}, 77)
+    assert before["pack-text-1k"].fingerprint != after["pack-text-1k"].fingerprint
+    assert recipe(after["pack-text-2k"]).steps == 0
+    auto = graph(words=wish, placing=["train.shapes=auto"])
+    assert {name: stage.fingerprint for name, stage in auto.items()} == {
+        name: stage.fingerprint for name, stage in before.items()
+    }
+
+
+def test_a_mesh_must_hold_the_rows_of_every_length_unless_shapes_are_chosen():
+    words = ["stages.text-8k.decompose={least: 1024}"]
+    words += [f"stages.text-{name}.batch_tokens=32768" for name in ("512", "1k", "2k", "4k")]
+    placing = ["kind=gpu", "resources.GPU=4", "mesh={fsdp: 4, ring: 1}"]
+    with pytest.raises(UserError, match="text-8k: mesh data x fsdp=4 does not divide 2 rows"):
+        graph(words=words, placing=placing)
+    made = graph(words=words, placing=[*placing, "train.shapes=auto"])
+    assert recipe(made["pack-text-8k"]).decompose.least == 1024
+    assert recipe(made["pack-text-8k"]).steps == recipe(made["text-8k"]).steps
+
+
 def test_hosts_share_this_machines_processors():
     one, two = (graph(placing=[f"hosts={n}"])["text-512"].placement for n in (1, 2))
     assert two.hosts == 2
@@ -98,6 +123,9 @@ def test_sources_may_be_one_word():
     ("words", "said"),
     [
         (["stages.text-1k.stepz=3"], r"curriculum.stages.text-1k.stepz: unknown key \(did you mean steps\?\)"),
+        (["stages.text-1k.replay=lots"], "stages.text-1k: replay='lots': a share, or one of prolong, weak, strong"),
+        (["stages.text-1k.mixture={books: 0}"], r"stages.text-1k: mixture={'books': 0.0}: give each its share"),
+        (["stages.text-1k.decompose={least: 100}"], "decompose.least=100: a power of two"),
         (["stages.text-1k.steps=many"], r"curriculum.stages.text-1k.steps='many': expected a whole number"),
         (["model.num_kv_heads=3"], "num_kv_heads=3 does not divide num_heads=4; use one of"),
         (["stages.text-1k.sequence=1000"], r"text-1k: sequence=1000, so its name ends in -1000"),

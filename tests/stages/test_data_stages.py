@@ -18,7 +18,7 @@ import pytest
 from infra.stage import StageFailure
 from ringworld.data.files import read_table
 from ringworld.data.loader import Loader
-from ringworld.data.packing import PackingPlan
+from ringworld.data.plan import PackingPlan
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import load_tokenizer
 from ringworld.errors import UserError
@@ -91,12 +91,12 @@ def test_files_become_a_plan_with_every_document_accounted_for(books: Path, run_
     assert stored.values["tokens"] == store.index.tokens.sum()
     assert stored.values["buckets"] == bucket_counts(store.index.tokens, (128, 256))
 
-    planned = run_stage(pack, PackRecipe(64), {"tokens": stored})
+    planned = run_stage(pack, PackRecipe(64), {"tokens": stored, "tokenizer": words})
     plan = PackingPlan.load(planned.path("plan.parquet"))
     assert planned.values["tokens"] == (store.index.tokens - 1)[~store.index.held_out].sum()
     assert Loader(store, plan, 0, 4).batch(0).tokens.shape == (4, 64)
     with pytest.raises(UserError, match=r"stages\.text-9k\.lengths=\[90000,null\]"):
-        run_stage(pack, PackRecipe(64, (90000, None)), {"tokens": stored}, name="pack-text-9k")
+        run_stage(pack, PackRecipe(64, (90000, None), cut="row"), {"tokens": stored}, name="pack-text-9k")
 
     again = run_stage(documents, DocumentsRecipe(sources=(str(books / "**"), str(books))))
     assert (again.files, again.values) == (made.files, made.values)
