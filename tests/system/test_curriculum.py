@@ -11,8 +11,8 @@ import pytest
 from tests.system import flow
 
 STAGES = (
-    "documents", "deduplicate", "decontaminate", "tokenizer", "tokens", "pack-text-256", "text-256", "evaluate-text-256",
-    "pack-text-512", "text-512", "evaluate-text-512",
+    "documents", "deduplicate", "decontaminate", "tokenizer", "tokens", "pack-text-256", "text-256",
+    "evaluate-text-256", "pack-text-512", "text-512", "evaluate-text-512",
 )  # fmt: skip
 
 
