@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from infra.formats import size
-from infra.markup import Html, element, join
+from infra.markup import Html, element
 from infra.report_data import ReportData, StageReport
 from infra.report_parts import cell, number, section
 
-_HEADINGS = ("stage", "s a step, planned", "run", "MFU, planned", "run", "memory, planned", "run", "waited for data")
+_GROUPS = (("", 1), ("Seconds a step", 2), ("Model FLOP utilisation", 2), ("Memory of a device", 2), ("Data", 1))
+_HEADINGS = ("planned", "run", "planned", "run", "planned", "run", "waited for")
 
 
 def speed(data: ReportData) -> Html | None:
@@ -15,13 +16,14 @@ def speed(data: ReportData) -> Html | None:
     done = [stage for stage in data.of_kind("train") if number(stage.values, "seconds_per_step") is not None]
     if not done:
         return None
-    head = element("tr", None, *(element("th", None, heading) for heading in _HEADINGS))
-    table = element("table", None, element("thead", None, head), element("tbody", None, join([_row(s) for s in done])))
+    groups = element("tr", {"class": "group"}, *(element("th", {"colspan": width}, name) for name, width in _GROUPS))
+    names = (element("th", {"class": "n"}, heading) for heading in _HEADINGS)
+    head = element("tr", None, element("th", None, "Stage"), *names)
     return section(
         "Planned and run",
         "The plan counts operations and bytes and assumes 70% of the peak rate for products, 50% for attention; the "
         "run's figures are medians over its steps. On processors the run's memory is that of the whole process.",
-        element("div", {"class": "card"}, table),
+        element("div", {"class": "card scroll"}, element("table", None, groups, head, *map(_row, done))),
     )
 
 
