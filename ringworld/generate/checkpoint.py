@@ -1,0 +1,218 @@
+"""What a folder holds that a model can be run from: a finished stage of a run, or a Hugging Face model.
+
+A stage's folder has a manifest.json, which names its recipe, its newest attempt and the stages that it was made from;
+its tokenizer is found by following these. A Hugging Face folder has config.json, safetensors and a tokenizer. Places
+are paths or URLs, as in `ringworld.data.files`, for stages; local paths for Hugging Face folders.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ringworld.data.files import join, list_files, read_bytes, read_json
+from ringworld.data.tokenizers import Tokenizer, from_huggingface, load_tokenizer
+from ringworld.errors import UserError
+from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.huggingface import read_config
+from ringworld.model.rope import Rope, make_rope
+from ringworld.strict import from_mapping
+
+_SCHEMA = 1
+_TRAINED_BY = "train"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model that can be run.
+
+    name: the folder's last part. weights: what `ringworld.train.weights.load_weights` takes. context: tokens that it
+    was trained at. dtype: of its products. begin: the id that its prompts begin with, where it was trained so.
+    stop_ids: any of them ends an answer. template: the Jinja chat template that came with the tokenizer, if any.
+    """
+
+    name: str
+    config: ModelConfig
+    rope: Rope
+    weights: str
+    context: int
+    dtype: str
+    tokenizer: Tokenizer
+    begin: int | None
+    stop_ids: frozenset[int]
+    template: str | None
+
+
+def open_checkpoint(place: str, tokenizer: str | None = None) -> Checkpoint:
+    """Read what a folder says of its model; no weights yet. `tokenizer`: a folder to take instead of the model's own.
+
+    UserError where it is neither kind of folder, or lacks a part.
+    """
+    place = place.rstrip("/")
+    files = {name for name in _names(place) if "/" not in name}
+    if "manifest.json" in files:
+        return _stage(place, tokenizer)
+    if "config.json" in files:
+        return _huggingface(place, tokenizer)
+    raise UserError(
+        f"{place}: neither manifest.json (a finished stage of a run, as in runs/tiny/text-8k) nor config.json "
+        f"(a Hugging Face folder) is there"
+    )
+
+
+def open_tokenizer(place: str) -> Tokenizer:
+    """A tokenizer stage's artifact, or a Hugging Face folder's tokenizer."""
+    described = read_json(join(place, "tokenizer.json")) if "tokenizer.json" in _names(place) else {}
+    if isinstance(described, Mapping) and "family" in described:
+        return load_tokenizer(place)
+    return from_huggingface(place)
+
+
+def _names(place: str) -> list[str]:
+    try:
+        return list_files(place)
+    except (OSError, ValueError) as wrong:
+        raise UserError(f"{place} cannot be read: {wrong}") from wrong
+
+
+def _stage(place: str, tokenizer: str | None) -> Checkpoint:
+    manifest = _manifest(place)
+    if manifest["kind"] != _TRAINED_BY:
+        raise UserError(f"{place} is a stage of kind {manifest['kind']}; only training stages make weights")
+    recipe = manifest["recipe"]
+    config = from_mapping(ModelConfig, recipe["model"], at=f"{place}/manifest.json: recipe.model")
+    run, _, name = place.rpartition("/")
+    chosen = open_tokenizer(tokenizer or _tokenizer_of(run or ".", manifest))
+    _check_vocabulary(chosen, config, place)
+    return Checkpoint(
+        name=name,
+        config=config,
+        rope=make_rope(config.rope, config.head_dim),
+        weights=join(place, f"attempt-{manifest['attempt']}", "params"),
+        context=int(recipe["sequence"]),
+        dtype=recipe["dtype"],
+        tokenizer=chosen,
+        begin=None,  # stages' examples begin with their first token
+        stop_ids=frozenset({chosen.eos_id}),
+        template=_template_of(chosen),
+    )
+
+
+def _manifest(place: str) -> dict[str, Any]:
+    where = join(place, "manifest.json")
+    manifest = read_json(where)
+    needed = {"kind", "recipe", "inputs", "attempt"}
+    if not isinstance(manifest, dict) or manifest.get("schema") != _SCHEMA or not needed <= set(manifest):
+        raise UserError(f"{where} is not a manifest of schema {_SCHEMA}; finish the stage with this version")
+    return manifest
+
+
+def _tokenizer_of(run: str, manifest: Mapping[str, Any]) -> str:
+    """The artifact of the tokenizer stage that a stage's inputs lead to."""
+    waiting, seen = [ref["stage"] for ref in manifest["inputs"].values()], set()
+    while waiting:
+        stage = waiting.pop()
+        if stage in seen:
+            continue
+        seen.add(stage)
+        made = _manifest(join(run, stage))
+        if made["kind"] == "tokenizer":
+            return join(run, stage, f"attempt-{made['attempt']}", "tokenizer")
+        waiting += [ref["stage"] for ref in made["inputs"].values()]
+    raise UserError(f"no tokenizer stage among what {run} was made from ({', '.join(sorted(seen))}); give --tokenizer")
+
+
+def _huggingface(place: str, tokenizer: str | None) -> Checkpoint:
+    config = read_config(place)
+    stated = json.loads(read_bytes(join(place, "config.json")))
+    chosen = open_tokenizer(tokenizer or place)
+    _check_vocabulary(chosen, config, place)
+    return Checkpoint(
+        name=place.rpartition("/")[2],
+        config=config,
+        rope=rope_of(stated, config),
+        weights=place,
+        context=int(stated.get("max_position_embeddings", 2048)),
+        dtype="bfloat16" if stated.get("dtype", stated.get("torch_dtype")) in ("bfloat16", "float16") else "float32",
+        tokenizer=chosen,
+        begin=_begin_of(chosen),
+        stop_ids=_stop_ids(place, stated, chosen),
+        template=_template_of(chosen),
+    )
+
+
+def rope_of(stated: Mapping[str, Any], config: ModelConfig) -> Rope:
+    """The rotary positions that a config.json states: default, linear, yarn or llama3. UserError for another kind."""
+    told = dict(stated.get("rope_scaling") or {}) | dict(stated.get("rope_parameters") or {})
+    kind = told.get("rope_type") or told.get("type") or "default"
+    theta = config.rope.theta
+    if kind == "default":
+        return make_rope(RopeConfig(theta), config.head_dim)
+    if kind == "linear":
+        return make_rope(RopeConfig(theta, "linear", float(told["factor"])), config.head_dim)
+    original = told.get("original_max_position_embeddings") or stated.get("max_position_embeddings", 0)
+    if kind == "yarn" and not {"mscale", "mscale_all_dim"} & told.keys() and told.get("truncate", True):
+        scaled = RopeConfig(
+            theta, "yarn", float(told["factor"]), int(original),
+            float(told.get("beta_fast") or 32.0), float(told.get("beta_slow") or 1.0),
+        )  # fmt: skip
+        rope = make_rope(scaled, config.head_dim)
+        factor = told.get("attention_factor")
+        return rope if factor is None else rope._replace(magnitude=jnp.float32(factor))
+    if kind == "llama3":
+        return _llama3(make_rope(RopeConfig(theta), config.head_dim), told)
+    raise UserError(
+        f"config.json: rope_type={kind!r} with {sorted(told)} is unknown; known: default, linear, yarn, llama3"
+    )
+
+
+def _llama3(rope: Rope, told: Mapping[str, Any]) -> Rope:
+    """Llama 3.1's stretch: slow pairs by factor, fast ones not, and those between in between by their wave length."""
+    frequencies = np.asarray(rope.frequencies, np.float64)
+    low, high = float(told["low_freq_factor"]), float(told["high_freq_factor"])
+    turns = float(told["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return rope._replace(
+        frequencies=jnp.asarray(frequencies * (kept + (1 - kept) / float(told["factor"])), jnp.float32)
+    )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: str) -> None:
+    if tokenizer.vocabulary_size > config.vocabulary:
+        raise UserError(
+            f"{place}: its tokenizer has {tokenizer.vocabulary_size} ids and the model {config.vocabulary}; "
+            f"give the tokenizer that it was trained with as --tokenizer"
+        )
+
+
+def _stop_ids(place: str, stated: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that end an answer: those of generation_config.json, else of config.json, and the tokenizer's own."""
+    told: Any = None
+    if "generation_config.json" in _names(place):
+        told = json.loads(read_bytes(join(place, "generation_config.json"))).get("eos_token_id")
+    told = stated.get("eos_token_id") if told is None else told
+    ids = told if isinstance(told, list) else [] if told is None else [told]
+    return frozenset({tokenizer.eos_id, *(int(token) for token in ids)})
+
+
+def _begin_of(tokenizer: Tokenizer) -> int | None:
+    """The beginning's id, where the tokenizer's own rule puts it before a text."""
+    if tokenizer.bos_id is None or "tokenizer.json" not in tokenizer.files:
+        return None
+    from tokenizers import Tokenizer as Model
+
+    ids = Model.from_buffer(tokenizer.files["tokenizer.json"]).encode("a", add_special_tokens=True).ids
+    return tokenizer.bos_id if ids[:1] == [tokenizer.bos_id] else None
+
+
+def _template_of(tokenizer: Tokenizer) -> str | None:
+    if "chat_template.json" not in tokenizer.files:
+        return None
+    told = json.loads(tokenizer.files["chat_template.json"])
+    return told.get("default") if isinstance(told, Mapping) else told

@@ -1,0 +1,334 @@
+"""Continuous batching: requests come and go between steps, a finished one's slot goes to the next.
+
+- A step reads at most one chunk's worth of waiting prompts into their slots, then draws one token for every slot that
+  is past its prompt. So a long prompt delays the others' next tokens by one chunk, not by itself.
+- What a request gets depends on itself alone: the shapes of all programs are fixed, a prompt is cut where its own
+  length says, and random numbers come from its seed and its positions.
+- A slot remembers which whole chunks of a prompt it holds. A prompt that begins with the same ones goes on from there;
+  only chunks that were cut the same way count, so the answer is bitwise the one that it would be without.
+
+The engine knows token ids only, and no threads: one caller submits, cancels and steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from ringworld.errors import UserError
+from ringworld.generate.programs import Chunk, Drawn, Programs, State
+from ringworld.generate.sampling import GREEDY, Likelihoods, Sampling, knobs_of
+
+Finish = Literal["stop", "length"]
+# The shortest chunk, in tokens of one shard: a shorter rest of a prompt is padded to it.
+_SHORTEST = 32
+# A slot's tokens on a shard come in multiples of this: block backends cut keys so, and would copy what is left over.
+_BLOCK = 512
+# The most likely tokens that can be asked for.
+MOST = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A prompt and how to go on from it.
+
+    ids int32 [tokens]; at most max_tokens are drawn, fewer where one of stop_ids is (it is the last one then).
+    most: how many of the likeliest tokens to tell of at each place; 0: tell nothing. score: tell of the prompt too.
+    """
+
+    ids: np.ndarray
+    max_tokens: int
+    sampling: Sampling = GREEDY
+    stop_ids: frozenset[int] = frozenset()
+    most: int = 0
+    score: bool = False
+
+
+@dataclass(frozen=True)
+class TokenLikelihood:
+    """The natural log-probability of a token, and of the likeliest ones in its place, best first: (id, logprob)."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a request in a step.
+
+    token: drawn just now, None when the prompt was read on, or ended without a token. read, of: tokens of the prompt
+    that are in the cache, and all. prompt: of each token of the prompt but the first, once, where it was asked for.
+    """
+
+    ticket: int
+    token: int | None
+    read: int
+    of: int
+    finish: Finish | None = None
+    likelihood: TokenLikelihood | None = None
+    prompt: tuple[TokenLikelihood, ...] | None = None
+
+
+@dataclass(eq=False)
+class _Running:
+    ticket: int
+    request: Request
+    slot: int = -1
+    read: int = 0
+    drawn: int = 0
+    newest: int = 0
+    scores: list[TokenLikelihood] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> int:
+        return len(self.request.ids)
+
+    @property
+    def reading(self) -> bool:
+        return self.read < self.prompt
+
+
+class Engine:
+    """Requests in, tokens out, over one cache.
+
+    slots: requests at a time, a multiple of the mesh's data x fsdp. context: the most tokens of prompt and answer
+    together. chunk: tokens of a prompt that one program sees.
+    """
+
+    def __init__(self, programs: Programs, *, slots: int, context: int, chunk: int = 2048) -> None:
+        if slots < 1 or slots % programs.batch_shards:
+            raise UserError(
+                f"slots={slots}: a multiple of the {programs.batch_shards} that data x fsdp of the mesh hold apart"
+            )
+        if context < 2:
+            raise UserError(f"context={context}: at least a token of a prompt and one of an answer")
+        if chunk < 1:
+            raise UserError(f"chunk={chunk}: at least 1 token")
+        self._programs, self.context, self.slots = programs, context, slots
+        self._sizes = _chunk_sizes(min(chunk, context), programs.unit)
+        self.chunk = self._sizes[-1]
+        self.length = _slot_length(context, self._sizes, programs.stripes.count)
+        self.cache_shape = programs.cache_shape(slots, self.length)
+        self._cache = programs.make_cache(slots, self.length)
+        self._tickets = itertools.count(1)
+        self._waiting: deque[_Running] = deque()
+        self._running: list[_Running | None] = [None] * slots
+        self._held: list[np.ndarray] = [np.zeros(0, np.int32)] * slots  # whole chunks in each slot
+        self._state: State | None = None  # on the device; None: make it anew from _running
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting) or any(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no slot yet."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> int:
+        """Line a request up; its ticket. UserError where it cannot be answered within the context."""
+        self.check(request)
+        # A copy: what a slot holds is compared with later prompts, whatever the caller does with its array.
+        running = _Running(next(self._tickets), replace(request, ids=np.array(request.ids, np.int32)))
+        self._waiting.append(running)
+        return running.ticket
+
+    def check(self, request: Request) -> None:
+        """UserError where `submit` would raise it."""
+        tokens, vocabulary = len(request.ids), self._programs.config.vocabulary
+        if tokens == 0:
+            raise UserError("the prompt is empty; give at least one token to go on from")
+        if request.max_tokens < 0 or (request.max_tokens == 0 and not request.score):
+            raise UserError(f"max_tokens={request.max_tokens}: at least 1")
+        if tokens + request.max_tokens > self.context:
+            raise UserError(
+                f"the prompt has {tokens} tokens and max_tokens is {request.max_tokens}, together more than the "
+                f"context of {self.context}; shorten the prompt or max_tokens, or serve with a longer --context"
+            )
+        if not 0 <= request.most <= MOST:
+            raise UserError(f"likeliest tokens asked for: {request.most}; from 0 to {MOST}")
+        if request.ids.min() < 0 or request.ids.max() >= vocabulary:
+            raise UserError(f"the prompt has token ids outside of the model's vocabulary of {vocabulary}")
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request; its slot is free at once. Nothing happens where it has ended."""
+        self._waiting = deque(running for running in self._waiting if running.ticket != ticket)
+        for running in self._running:
+            if running is not None and running.ticket == ticket:
+                self._free(running)
+
+    def step(self) -> list[Event]:
+        """Go on with every request that has a slot. Returns at once when there is none."""
+        events: list[Event] = []
+        budget = self.chunk * self._programs.batch_shards
+        while budget > 0:
+            self._admit()
+            group = self._next_group()
+            if not group:
+                break
+            budget -= sum(self._size(running) for running in group)
+            events += self._read(group)
+        if any(running is not None and not running.reading for running in self._running):
+            events += self._draw()
+        return events
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait, each the slot that holds most of its prompt."""
+        while self._waiting and None in self._running:
+            running = self._waiting.popleft()
+            free = [slot for slot, occupant in enumerate(self._running) if occupant is None]
+            kept = {slot: self._reusable(slot, running.request) for slot in free}
+            # Among equals the one that holds least, so that what a later prompt may need stays.
+            slot = min(free, key=lambda slot: (-kept[slot], len(self._held[slot]), slot))
+            running.slot, running.read = slot, kept[slot]
+            self._held[slot] = self._held[slot][: running.read]
+            self._running[slot] = running
+
+    def _reusable(self, slot: int, request: Request) -> int:
+        """Tokens of whole chunks that a slot holds of a prompt, without its last token, which must be computed."""
+        if request.score:
+            return 0
+        shared = min(len(self._held[slot]), len(request.ids) - 1)
+        differ = np.flatnonzero(self._held[slot][:shared] != request.ids[:shared])
+        same = int(differ[0]) if len(differ) else shared
+        return same // self.chunk * self.chunk
+
+    def _size(self, running: _Running) -> int:
+        """Tokens of the chunk that this prompt is read by next: decided by its length alone."""
+        rest = running.prompt - running.read
+        return next((size for size in self._sizes if size >= rest), self.chunk)
+
+    def _next_group(self) -> list[_Running]:
+        """Prompts to read on together: the oldest, and of each other batch shard the oldest that goes with it."""
+        reading = sorted((r for r in self._running if r is not None and r.reading), key=lambda r: r.ticket)
+        if not reading:
+            return []
+        first = reading[0]
+        group = {self._shard(first): first}
+        for running in reading[1:]:
+            alike = running.request.score == first.request.score and self._size(running) == self._size(first)
+            if alike:
+                group.setdefault(self._shard(running), running)
+        return list(group.values())
+
+    def _shard(self, running: _Running) -> int:
+        return running.slot * self._programs.batch_shards // self.slots
+
+    def _read(self, group: Sequence[_Running]) -> list[Event]:
+        rows, size = self._programs.batch_shards, self._size(group[0])
+        chunk = Chunk(
+            tokens=np.zeros((rows, size), np.int32),
+            next_tokens=np.zeros((rows, size), np.int32),
+            slot=np.full(rows, -1, np.int32),
+            start=np.zeros(rows, np.int32),
+            end=np.zeros(rows, np.int32),
+        )
+        knobs = [GREEDY] * rows
+        for running in group:
+            row, ids, start = self._shard(running), running.request.ids, running.read
+            part, after = ids[start : start + size], ids[start + 1 : start + size + 1]
+            chunk.tokens[row, : len(part)], chunk.next_tokens[row, : len(after)] = part, after
+            chunk.slot[row] = running.slot % (self.slots // rows)
+            chunk.start[row], chunk.end[row] = start, running.prompt
+            knobs[row] = running.request.sampling
+        most = MOST if any(running.request.most for running in group) else 0
+        score = group[0].request.score
+        self._cache, drawn, scored = self._programs.chunk(
+            self._cache, chunk, knobs_of(knobs), max(most, MOST) if score else most, score
+        )
+        events = []
+        told = _on_host(drawn) if any(r.read + size >= r.prompt for r in group) else None
+        for running in group:
+            row, before = self._shard(running), running.read
+            running.read = min(before + size, running.prompt)
+            if running.read - before == self.chunk:
+                self._held[running.slot] = running.request.ids[: running.read]
+            if scored is not None:
+                running.scores += _told(scored, row, min(size, running.prompt - 1 - before), running.request.most)
+            if running.reading:
+                events.append(Event(running.ticket, None, running.read, running.prompt))
+            else:
+                assert told is not None
+                events.append(self._accept(running, *_row(told, row, running.request.most)))
+        return events
+
+    def _draw(self) -> list[Event]:
+        active = [r for r in self._running if r is not None and not r.reading]
+        if self._state is None:
+            tokens, positions, counts = (np.zeros(self.slots, kind) for kind in (np.int32, np.int32, bool))
+            knobs = [GREEDY] * self.slots
+            for running in active:
+                tokens[running.slot], counts[running.slot] = running.newest, True
+                positions[running.slot] = running.prompt + running.drawn - 1
+                knobs[running.slot] = running.request.sampling
+            self._state = self._programs.state(tokens, positions, counts, knobs_of(knobs))
+        most = MOST if any(running.request.most for running in active) else 0
+        self._cache, self._state, drawn = self._programs.step(self._cache, self._state, most)
+        told = _on_host(drawn)
+        return [self._accept(running, *_row(told, running.slot, running.request.most)) for running in active]
+
+    def _accept(self, running: _Running, token: int, likelihood: TokenLikelihood | None) -> Event:
+        """The event of a token, and the end of its request where it is the last."""
+        request, first = running.request, running.drawn == 0
+        prompt = tuple(running.scores) if first and request.score else None
+        if request.max_tokens == 0:
+            self._free(running)
+            return Event(running.ticket, None, running.read, running.prompt, "length", None, prompt)
+        running.drawn, running.newest = running.drawn + 1, token
+        finish: Finish | None = None
+        if token in request.stop_ids:
+            finish = "stop"
+        elif running.drawn == request.max_tokens:
+            finish = "length"
+        if finish:
+            self._free(running)
+        elif first:
+            self._state = None
+        return Event(running.ticket, token, running.read, running.prompt, finish, likelihood, prompt)
+
+    def _free(self, running: _Running) -> None:
+        self._running[running.slot] = None
+        self._state = None
+
+
+def _chunk_sizes(chunk: int, unit: int) -> tuple[int, ...]:
+    """Chunks that programs are compiled for, ascending: `unit` times powers of two, the last one at least `chunk`."""
+    sizes = [unit * min(_SHORTEST, 1 << (-(-chunk // unit) - 1).bit_length())]
+    while sizes[-1] < chunk:
+        sizes.append(sizes[-1] * 2)
+    return tuple(sizes)
+
+
+def _slot_length(context: int, sizes: Sequence[int], stripes: int) -> int:
+    """Tokens of a slot: the context, and the padding of the last chunk of a prompt that fills it, in whole blocks."""
+    whole, rest = divmod(context, sizes[-1])
+    length = whole * sizes[-1] + next((size for size in sizes if size >= rest), 0) * bool(rest)
+    block = min(sizes[-1], _BLOCK * stripes)
+    return -(-length // block) * block
+
+
+def _on_host(drawn: Drawn) -> tuple[np.ndarray, Likelihoods | None]:
+    told = drawn.likelihoods
+    return np.asarray(drawn.tokens), None if told is None else Likelihoods(*(np.asarray(x) for x in told))  # type: ignore[arg-type]
+
+
+def _row(told: tuple[np.ndarray, Likelihoods | None], row: int, most: int) -> tuple[int, TokenLikelihood | None]:
+    tokens, found = told
+    if not most or found is None:
+        return int(tokens[row]), None
+    one = Likelihoods(*(np.asarray(x)[None] for x in found))  # type: ignore[arg-type]
+    return int(tokens[row]), _told(one, 0, row + 1, most)[row]
+
+
+def _told(found: Likelihoods, row: int, count: int, most: int) -> list[TokenLikelihood]:
+    """What was found of the first `count` tokens of a row [rows, tokens]."""
+    logprob, ids, top = (np.asarray(x)[row] for x in found)
+    return [
+        TokenLikelihood(float(logprob[n]), tuple(zip(ids[n, :most].tolist(), top[n, :most].tolist(), strict=True)))
+        for n in range(count)
+    ]

@@ -1,0 +1,205 @@
+"""The two compiled programs of a model on a mesh: a chunk of prompts, and a token for every slot.
+
+Both take the cache and give it back in place (it is donated), draw tokens on the device, and hand the host a few
+integers. A variant with `most` > 0 also tells how likely tokens were; a variant that scores tells it of every token of
+a prompt.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ringworld.generate import cache as caches
+from ringworld.generate.cache import Cache, CacheShape, Stripes, stripes_of
+from ringworld.generate.forward import chunk_hidden, logits_of, prepare, shards, token_hidden, weight_specs
+from ringworld.generate.sampling import Knobs, Likelihoods, draw, likelihoods
+from ringworld.mesh import BATCH_AXES
+from ringworld.model.config import ModelConfig
+from ringworld.model.layout import TOKENS
+from ringworld.model.llama import Params
+from ringworld.model.rope import Rope
+from ringworld.model.shard import chunks_of
+
+ROWS = PartitionSpec(BATCH_AXES)  # of an array [slots] or [batch shards]
+# Tokens of a chunk whose logits exist at once when a prompt is scored.
+_SCORED = 128
+
+
+class Chunk(NamedTuple):
+    """One chunk of one prompt for each batch shard: numpy arrays, int32.
+
+    tokens, next_tokens [rows, chunk]: of the chunk, and those after them (0 where there is none).
+    slot [rows]: within the batch shard; -1 where it has nothing to do.
+    start, end [rows]: the first position, and the tokens of the prompt.
+    """
+
+    tokens: np.ndarray
+    next_tokens: np.ndarray
+    slot: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+
+class State(NamedTuple):
+    """What a decoding step goes on from: each slot's newest token, its position, whether the slot counts."""
+
+    tokens: jax.Array
+    positions: jax.Array
+    active: jax.Array
+    knobs: Knobs
+
+
+class Drawn(NamedTuple):
+    """New tokens int32 [rows] and how likely they were (None in a program that does not tell)."""
+
+    tokens: jax.Array
+    likelihoods: Likelihoods | None
+
+
+class Programs:
+    """A model's weights on a mesh and what runs with them. Owns no cache: callers hand it from call to call."""
+
+    def __init__(self, config: ModelConfig, params: Params, rope: Rope, mesh: Mesh, dtype: str) -> None:
+        self.config, self.mesh, self.dtype = config, mesh, jnp.dtype(dtype)
+        self.stripes: Stripes = stripes_of(mesh)
+        self.batch_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        # A chunk is split over these; so is a slot's length.
+        self.unit = self.stripes.count * mesh.shape["tensor"]
+        self._weights = prepare(config, params, mesh, self.dtype)
+        self._compiled: dict[tuple[str, int, bool], Callable[..., Any]] = {}
+        self._rope = jax.device_put(rope, NamedSharding(mesh, PartitionSpec()))
+
+    def cache_shape(self, slots: int, length: int) -> CacheShape:
+        return caches.cache_shape(self.config, slots, length, self.dtype)
+
+    def make_cache(self, slots: int, length: int) -> Cache:
+        """An empty cache for so many slots (a multiple of the batch shards) of so many tokens (of `unit`)."""
+        return caches.make_cache(self.cache_shape(slots, length), self.mesh)
+
+    def chunk(
+        self, cache: Cache, chunk: Chunk, knobs: Knobs, most: int = 0, score: bool = False
+    ) -> tuple[Cache, Drawn, Likelihoods | None]:
+        """A chunk through the model: its keys and values are written, and the token after the prompt's last is drawn.
+
+        What is drawn has a meaning where the prompt ends in this chunk. With `score`: how likely each next token was
+        [rows, chunk], as numpy arrays.
+        """
+        order = self._dealt(chunk.tokens.shape[1])
+        rows = [self._place(x[:, order], TOKENS) for x in (chunk.tokens, chunk.next_tokens)]
+        rows += [self._place(x, ROWS) for x in (chunk.slot, chunk.start, chunk.end)]
+        placed = Knobs(*(self._place(np.asarray(x), ROWS) for x in knobs))
+        program = self._program("chunk", most, score)
+        cache, drawn, scored = program(self._weights, self._rope, cache, *rows, placed)
+        if scored is not None:
+            back = np.argsort(order)
+            scored = jax.tree.map(lambda x: np.asarray(x)[:, back], scored)
+        return cache, drawn, scored
+
+    def step(self, cache: Cache, state: State, most: int = 0) -> tuple[Cache, State, Drawn]:
+        """The next token of every active slot."""
+        return self._program("step", most, False)(self._weights, self._rope, cache, state)
+
+    def state(self, tokens: np.ndarray, positions: np.ndarray, active: np.ndarray, knobs: Knobs) -> State:
+        """The state of all slots from numpy arrays [slots]."""
+        arrays = (tokens, positions, active, *(np.asarray(x) for x in knobs))
+        placed = [self._place(x, ROWS) for x in arrays]
+        return State(placed[0], placed[1], placed[2], Knobs(*placed[3:]))
+
+    def _program(self, kind: str, most: int, score: bool) -> Callable[..., Any]:
+        if (kind, most, score) not in self._compiled:
+            built = self._chunk_program(most, score) if kind == "chunk" else self._step_program(most)
+            self._compiled[kind, most, score] = built
+        return self._compiled[kind, most, score]
+
+    def _place(self, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
+        return jax.device_put(array, NamedSharding(self.mesh, spec))
+
+    def _dealt(self, tokens: int) -> np.ndarray:
+        """The order in which a chunk's tokens lie on the shards: all of the first one's, then the next one's."""
+        return np.arange(tokens).reshape(-1, self.stripes.count).T.reshape(-1)
+
+    def _sharded(self, function: Callable[..., Any], in_specs: tuple[Any, ...], out_specs: Any) -> Callable[..., Any]:
+        specs = (weight_specs(self.config), PartitionSpec(), caches.SPEC, *in_specs)
+        # check_vma=False: block backends move device-varying values by hand.
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
+
+    def _chunk_program(self, most: int, score: bool) -> Callable[..., Any]:
+        stripes, config = self.stripes, self.config
+        shard, whole = shards(self.mesh, self.dtype)
+
+        def local(weights, rope, cache, tokens, next_tokens, slot, start, end):
+            cache, hidden, positions = chunk_hidden(
+                config, shard, stripes, weights, rope, cache, tokens, slot, start, end
+            )
+            # The last token lies on one shard; the sum brings it to all.
+            last = jnp.where(positions[..., None] == end[:, None, None] - 1, hidden, 0).sum(1)
+            axes = (*stripes.axes, *((shard.tensor,) if shard.tensor else ()))
+            logits = logits_of(lax.psum(last, axes) if axes else last, weights, whole)
+            if not score:
+                return cache, logits, None
+
+            def of_piece(piece: tuple[jax.Array, jax.Array]) -> Likelihoods:
+                return likelihoods(
+                    logits_of(shard.gather(piece[0])[0], weights, whole), shard.gather(piece[1])[0], most
+                )
+
+            pieces = chunks_of(hidden.shape[1], _SCORED)
+            # Every rank of tensor scores all of its group's tokens, piece by piece, and keeps its own.
+            found = lax.map(
+                lambda piece: jax.tree.map(lambda x: _own(x, shard.tensor), of_piece(piece)),
+                (
+                    hidden.reshape(pieces, 1, -1, hidden.shape[-1]),
+                    next_tokens.reshape(pieces, 1, -1),
+                ),
+            )
+            return cache, logits, jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), found)
+
+        each = PartitionSpec(*TOKENS, None)
+        scores = Likelihoods(TOKENS, each, each) if score else None  # type: ignore[arg-type]
+        sharded = self._sharded(local, (TOKENS, TOKENS, ROWS, ROWS, ROWS), (caches.SPEC, ROWS, scores))
+
+        @functools.partial(jax.jit, donate_argnums=2)
+        def program(weights, rope, cache, tokens, next_tokens, slot, start, end, knobs):
+            cache, logits, scored = sharded(weights, rope, cache, tokens, next_tokens, slot, start, end)
+            return cache, _drawn(logits, end, knobs, most), scored
+
+        return program
+
+    def _step_program(self, most: int) -> Callable[..., Any]:
+        stripes, config = self.stripes, self.config
+        _, whole = shards(self.mesh, self.dtype)
+
+        def local(weights, rope, cache, tokens, positions, active):
+            cache, hidden = token_hidden(config, whole, stripes, weights, rope, cache, tokens, positions, active)
+            return cache, logits_of(hidden, weights, whole)
+
+        sharded = self._sharded(local, (ROWS, ROWS, ROWS), (caches.SPEC, ROWS))
+
+        @functools.partial(jax.jit, donate_argnums=(2,))
+        def program(weights, rope, cache, state):
+            cache, logits = sharded(weights, rope, cache, state.tokens, state.positions, state.active)
+            drawn = _drawn(logits, state.positions + 1, state.knobs, most)
+            return cache, State(drawn.tokens, state.positions + 1, state.active, state.knobs), drawn
+
+        return program
+
+
+def _drawn(logits: jax.Array, positions: jax.Array, knobs: Knobs, most: int) -> Drawn:
+    tokens = draw(logits, positions, knobs)
+    return Drawn(tokens, likelihoods(logits, tokens, most) if most else None)
+
+
+def _own(gathered: jax.Array, tensor: str | None) -> jax.Array:
+    """This rank's part of an array [gathered tokens, ...]."""
+    if tensor is None:
+        return gathered
+    mine = gathered.shape[0] // lax.axis_size(tensor)
+    return lax.dynamic_slice_in_dim(gathered, lax.axis_index(tensor) * mine, mine)
