@@ -29,7 +29,7 @@ from infra.observer import Observers
 from infra.plan import Plan, plan, survey
 from infra.storage import Store
 from ringworld import errors
-from stages.curriculum import build
+from stages.graph import build
 
 
 def main(words: Sequence[str]) -> int:

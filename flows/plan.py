@@ -29,7 +29,7 @@ from infra.storage import Store
 from ringworld import errors
 from ringworld.planning.aot import Compiled, cache_folder
 from ringworld.train.recipe import TrainRecipe
-from stages.curriculum import build
+from stages.graph import build
 
 
 def main(words: Sequence[str]) -> int:

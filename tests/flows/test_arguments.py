@@ -6,7 +6,7 @@ from flows import full_curriculum
 from flows.arguments import SUBMITTED, parse
 from infra.errors import UserError
 from ringworld import errors
-from stages.curriculum import build
+from stages.graph import build
 
 
 def test_every_word_reaches_its_owner():

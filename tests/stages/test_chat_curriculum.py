@@ -12,7 +12,8 @@ from infra.config import compose
 from infra.stage import Stage
 from ringworld.errors import UserError
 from stages import pack_conversations
-from stages.curriculum import build, load_curriculum, load_site
+from stages.curriculum import load_curriculum, load_site
+from stages.graph import build
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

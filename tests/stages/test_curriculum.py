@@ -9,7 +9,8 @@ import pytest
 from infra.config import compose
 from infra.stage import Stage
 from ringworld.errors import UserError
-from stages.curriculum import build, length_label, load_curriculum, load_site
+from stages.curriculum import length_label, load_curriculum, load_site
+from stages.graph import build
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CURRICULA = sorted(path.stem for path in (CONFIGS / "curricula").glob("*.yaml"))

@@ -23,8 +23,9 @@ from ringworld.data.sources import KINDS
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
 from stages import documents, tokenizer, tokens
-from stages.curriculum import build, load_curriculum, load_site
+from stages.curriculum import load_curriculum, load_site
 from stages.documents import DocumentsRecipe
+from stages.graph import build
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
 from tests.ringworld.data.test_quality import prose

@@ -1,0 +1,255 @@
+"""The graph of stages that a curriculum stands for, on a site.
+
+    documents -> deduplicate -> decontaminate: which documents to drop and what to cut, for tokens
+    documents -> tokenizer -> tokens -> pack-text-512 -> text-512 -> evaluate-text-512
+                                     -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's
+                                     weights)
+                              tokens -> assemble: chains of related documents, for the packs that want them
+                  -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...    (a branch, from text-1k's weights)
+
+Each training stage gets a packing plan and an evaluation of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from infra.placement import Placement
+from infra.stage import Stage
+from ringworld.errors import UserError
+from ringworld.evaluate.recipe import EvaluateRecipe, NeedleConfig
+from ringworld.mesh import parse_mesh
+from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.sharding import check, check_memory
+from ringworld.strict import from_mapping
+from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
+from ringworld.train.shapes import check_shapes
+from stages import (
+    assemble,
+    conversations,
+    decontaminate,
+    deduplicate,
+    documents,
+    evaluate,
+    pack,
+    pack_conversations,
+    tokenizer,
+    tokens,
+    train,
+)
+from stages.conversations import ConversationsRecipe
+from stages.curriculum import CORPORA, Curriculum, OptimizerDefaults, Site, Training
+from stages.documents import DocumentsRecipe
+from stages.pack_conversations import PackConversationsRecipe
+from stages.tokenizer import TokenizerRecipe
+from stages.tokens import TokensRecipe
+
+
+def build(curriculum: Curriculum, site: Site) -> list[Stage]:
+    """The graph, in an order in which every stage comes after its inputs."""
+    data = _data_stages(curriculum)
+    made: dict[str, Stage] = {stage.name: stage for stage in data}
+    for name in curriculum.stages:
+        for stage in _training_stages(name, curriculum, site, made):
+            made[stage.name] = stage
+    return list(made.values())
+
+
+def check_mesh(
+    recipe: TrainRecipe, placement: Placement, stage: str, devices: int | None, row_lengths: set[int]
+) -> None:
+    """UserError where a training stage's mesh cannot hold its model or batch: now, not on the cluster."""
+    if devices is None:
+        return
+    try:
+        options = from_mapping(TrainOptions, dict(placement.options), at="options")
+        sizes = parse_mesh(placement.mesh).resolved(devices).sizes()
+        check(recipe.model, sizes)
+        check_memory(recipe.model, options.memory, sizes)
+        check_shapes(recipe, options, sizes, row_lengths)
+    except UserError as error:
+        raise UserError(f"placement of {stage}: {error}") from None
+
+
+def _data_stages(curriculum: Curriculum) -> list[Stage]:
+    sources, chosen = curriculum.sources, curriculum.tokenizer
+    here = Placement()  # Ray Data spreads these by itself
+    first = Stage(
+        "documents",
+        DocumentsRecipe(
+            sources=sources.text,
+            domains=sources.domains,
+            cleaning=sources.cleaning,
+            field=sources.field,
+            column=sources.column,
+            installed_bytes=sources.installed_bytes,
+            max_document_bytes=sources.max_document_bytes,
+            minimum_bytes=sources.minimum_bytes,
+        ),
+        documents.run,
+        {},
+        here,
+    )
+    second = Stage(
+        "tokenizer",
+        TokenizerRecipe(chosen.kind, chosen.vocabulary, chosen.path, chosen.sample_bytes),
+        tokenizer.run,
+        {"documents": first},
+        here,
+    )
+    decisions = _decisions(curriculum, first)
+    lengths = tuple(sorted({stage.sequence for stage in curriculum.stages.values()}))
+    third = Stage(
+        "tokens",
+        TokensRecipe(held_out=curriculum.held_out, seed=curriculum.seed, buckets=lengths),
+        tokens.run,
+        {"documents": first, "tokenizer": second, **decisions},
+        here,
+    )
+    return [
+        first,
+        *decisions.values(),
+        second,
+        third,
+        *_assembled(curriculum, first, third),
+        *_conversations(curriculum, second),
+    ]
+
+
+def _decisions(curriculum: Curriculum, documents: Stage) -> dict[str, Stage]:
+    """The stages that decide what of the documents is dropped or cut, as the ports of those that heed them."""
+    made: dict[str, Stage] = {}
+    here = Placement()
+    if curriculum.deduplicate is not None:
+        recipe = curriculum.deduplicate
+        made["deduplicate"] = Stage("deduplicate", recipe, deduplicate.run, {"documents": documents}, here)
+    if curriculum.decontaminate is not None:
+        recipe, inputs = curriculum.decontaminate, {"documents": documents, **made}
+        made["decontaminate"] = Stage("decontaminate", recipe, decontaminate.run, inputs, here)
+    return made
+
+
+def _assembled(curriculum: Curriculum, documents: Stage, tokens: Stage) -> list[Stage]:
+    """The chains of related documents, where a stage wants them."""
+    if all(row.documents == "natural" for row in curriculum.stages.values()):
+        return []
+    inputs = {"documents": documents, "tokens": tokens}
+    return [Stage("assemble", curriculum.assemble, assemble.run, inputs, Placement())]
+
+
+def _conversations(curriculum: Curriculum, tokenizer: Stage) -> list[Stage]:
+    """One stage with the corpora that any chat stage draws from; none without a chat stage."""
+    drawn = {name for row in curriculum.stages.values() for name, share in row.mixture.items() if share > 0}
+    if not drawn:
+        return []
+    recipe = ConversationsRecipe(
+        sources={name: getattr(curriculum.sources, name) for name in CORPORA if name in drawn},
+        held_out=curriculum.held_out,
+        seed=curriculum.seed,
+        max_document_bytes=curriculum.sources.max_document_bytes,
+    )
+    return [Stage("conversations", recipe, conversations.run, {"tokenizer": tokenizer}, Placement())]
+
+
+def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mapping[str, Stage]) -> list[Stage]:
+    row = curriculum.stages[name]
+    parent = made.get(row.after)
+    packed = _packing(name, curriculum, made)
+    recipe, place = _training_recipe(curriculum, row, parent), site.place(name, site.train)
+    check_mesh(recipe, place, name, site.devices(name), row.row_lengths)
+    training = Stage(
+        name,
+        recipe,
+        train.run,
+        {"tokens": packed.inputs["tokens"], "plan": packed, **({"params": parent} if parent else {})},
+        place,
+        code_version=train.CODE_VERSION,
+    )
+    return [packed, training, _evaluation(name, curriculum, site, made, training, parent)]
+
+
+def _training_recipe(curriculum: Curriculum, row: Training, parent: Stage | None) -> TrainRecipe:
+    from_base = parent is None and curriculum.base != "scratch"
+    return TrainRecipe(
+        model=_model(curriculum, row),
+        sequence=row.sequence,
+        batch_tokens=row.batch_tokens,
+        steps=row.steps,
+        optimizer=_optimizer(curriculum.optimizer, row),
+        seed=curriculum.seed,
+        dtype=curriculum.dtype,
+        init="huggingface" if from_base else "params" if parent else "scratch",
+        init_folder=curriculum.base if from_base else "",
+    )
+
+
+def _packing(name: str, curriculum: Curriculum, made: Mapping[str, Stage]) -> Stage:
+    row = curriculum.stages[name]
+    if row.data == "chat":
+        recipe = PackConversationsRecipe(row.sequence, row.mixture, row.weigh_by, row.window)
+        return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made["conversations"]}, Placement())
+    inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"]}
+    if row.documents == "assembled":
+        inputs["chains"] = made["assemble"]
+    return Stage(f"pack-{name}", row.packing(curriculum.seed), pack.run, inputs, Placement())
+
+
+def _evaluation(
+    name: str, curriculum: Curriculum, site: Site, made: Mapping[str, Stage], training: Stage, parent: Stage | None
+) -> Stage:
+    row, asked = curriculum.stages[name], curriculum.evaluate
+    before = curriculum.stages.get(row.after)
+    if before is not None:
+        past, before_rope = before.sequence, _rope(before)
+    elif curriculum.base != "scratch":
+        past, before_rope = curriculum.base_sequence, RopeConfig(theta=curriculum.base_theta)
+    else:
+        past, before_rope = 0, None
+    place = site.place(name, {})
+    recipe = EvaluateRecipe(
+        model=_model(curriculum, row),
+        sequence=row.sequence,
+        past=past if past < row.sequence else 0,
+        rows=asked.rows,
+        before_rope=before_rope,
+        before_folder=curriculum.base if before is None and curriculum.base != "scratch" else "",
+        needle=NeedleConfig(
+            lengths=tuple(max(1, round(row.sequence * share)) for share in asked.needle_fractions),
+            depths=asked.depths,
+            rounds=asked.rounds,
+        ),
+        seed=curriculum.seed,
+        dtype=curriculum.dtype,
+    )
+    inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"], "after": training}
+    return Stage(
+        f"evaluate-{name}",
+        recipe,
+        evaluate.run,
+        {**inputs, **({"before": parent} if parent else {})},
+        replace(place, options=dict(site.evaluate)),
+        code_version=evaluate.CODE_VERSION,
+    )
+
+
+def _model(curriculum: Curriculum, row: Training) -> ModelConfig:
+    return replace(curriculum.model, rope=_rope(row))
+
+
+def _rope(row: Training) -> RopeConfig:
+    return row.rope or RopeConfig(theta=row.theta)
+
+
+def _optimizer(shared: OptimizerDefaults, row: Training) -> OptimizerConfig:
+    return OptimizerConfig(
+        learning_rate=row.learning_rate,
+        schedule=row.schedule,
+        warmup_steps=row.warmup_steps,
+        minimum_rate=row.minimum_rate,
+        beta1=shared.beta1,
+        beta2=shared.beta2,
+        epsilon=shared.epsilon,
+        weight_decay=shared.weight_decay,
+        clip_norm=shared.clip_norm,
+    )
