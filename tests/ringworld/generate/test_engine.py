@@ -95,6 +95,8 @@ def test_a_prompt_goes_on_from_whole_chunks_that_a_slot_still_holds(model):
     first = engine.step()
     assert first[0].read == 220  # all at once: 192 tokens were there, one chunk of 32 was left
     tokens = [event.token for event in first] + drain(engine)[ticket]
+    # Of 150 tokens in common with what is held, two chunks count.
+    assert engine._reusable(0, Request(np.concatenate([book[:150], question]), 1)) == 128
     fresh = model.engine()
     ticket = fresh.submit(Request(np.concatenate([book, question]), 10, Sampling(temperature=1.0, seed=4)))
     assert tokens == drain(fresh)[ticket]
