@@ -23,6 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ringworld.attention.backend import NOTHING, Blocks, Scoring
+from ringworld.attention.cutting import cut_keys, group_rows, ungroup_rows
 from ringworld.attention.mask import Rule, Tokens, bounds, split
 from ringworld.attention.pallas_walk import Side, Step, Work, walk_keys, walk_queries
 
@@ -68,7 +69,10 @@ def forward(
     """See BlockBackend."""
     _, h, t, d = q_bhtd.shape
     walks = _walks(h, k_bnsd.shape[1])
-    q, k, v = _rows(_wide(q_bhtd), walks, blocks.queries), *(_cut(_wide(x), blocks.keys) for x in (k_bnsd, v_bnsd))
+    q, k, v = (
+        group_rows(_wide(q_bhtd), walks, blocks.queries),
+        *(cut_keys(_wide(x), blocks.keys) for x in (k_bnsd, v_bnsd)),
+    )
     query_tokens, query_bounds = _tokens(query, blocks.queries, h // walks)
     key_tokens, key_bounds = _tokens(key, blocks.keys, 1)
     rows = q.shape[3]
@@ -84,7 +88,7 @@ def forward(
     out, lse = walk_queries(
         work, Side(query_bounds, (q, query_tokens)), Side(key_bounds, (k, v, key_tokens)), (out, lse)
     )
-    return _unrows(out, h, t), _unrows(lse.swapaxes(3, 4), h, t)[..., 0]
+    return ungroup_rows(out, h, t), ungroup_rows(lse.swapaxes(3, 4), h, t)[..., 0]
 
 
 def backward(
@@ -104,10 +108,10 @@ def backward(
     b, h, t, d = q_bhtd.shape
     n, s = k_bnsd.shape[1:3]
     walks = _walks(h, n)
-    q, g = (_rows(_wide(x), walks, blocks.queries) for x in (q_bhtd, grad_out))
-    k, v = (_cut(_wide(x), blocks.keys) for x in (k_bnsd, v_bnsd))
+    q, g = (group_rows(_wide(x), walks, blocks.queries) for x in (q_bhtd, grad_out))
+    k, v = (cut_keys(_wide(x), blocks.keys) for x in (k_bnsd, v_bnsd))
     statistics = jnp.stack([log_sum_exp * _LOG2_E, delta], -1)
-    statistics = _rows(statistics, walks, blocks.queries).swapaxes(3, 4)
+    statistics = group_rows(statistics, walks, blocks.queries).swapaxes(3, 4)
     query_tokens, query_bounds = _tokens(query, blocks.queries, h // walks)
     key_tokens, key_bounds = _tokens(key, blocks.keys, 1)
     rows = q.shape[3]
@@ -123,7 +127,7 @@ def backward(
     zeros = jnp.zeros((b, walks, *k.shape[2:]), jnp.float32)
     grad_kv = walk_keys(work, queries, keys, (zeros, zeros))
     grad_k, grad_v = (x.reshape(b, n, walks // n, -1, d).sum(2)[:, :, :s] for x in grad_kv)
-    return _unrows(grad_q, h, t), grad_k, grad_v
+    return ungroup_rows(grad_q, h, t), grad_k, grad_v
 
 
 def _forward(scoring: Scoring, q, query, k, v, key, out, lse, top, total, query_column) -> Step:
@@ -257,28 +261,6 @@ def _dot(a: jax.Array, b: jax.Array, contracted: int) -> jax.Array:
 def _wide(x: jax.Array) -> jax.Array:
     """A TPU has no products of float16."""
     return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
-
-
-def _rows(x_bhtd: jax.Array, walks: int, block: int) -> jax.Array:
-    """[b, h, t, d] -> [b, walks, query blocks, h / walks * block, d]: the heads of one walk are rows of one block."""
-    b, h, t, d = x_bhtd.shape
-    x = jnp.pad(x_bhtd, ((0, 0), (0, 0), (0, -t % block), (0, 0)))
-    x = x.reshape(b, walks, h // walks, -1, block, d).swapaxes(2, 3)
-    return x.reshape(b, walks, x.shape[2], -1, d)
-
-
-def _unrows(x: jax.Array, heads: int, tokens: int) -> jax.Array:
-    """The inverse of _rows: [b, h, t, d]."""
-    b, walks, count, rows, d = x.shape
-    sharing = heads // walks
-    x = x.reshape(b, walks, count, sharing, rows // sharing, d).swapaxes(2, 3)
-    return x.reshape(b, heads, -1, d)[:, :, :tokens]
-
-
-def _cut(x_bnsd: jax.Array, block: int) -> jax.Array:
-    """[b, n, s, d] -> [b, n, key blocks, block, d]."""
-    b, n, s, d = x_bnsd.shape
-    return jnp.pad(x_bnsd, ((0, 0), (0, 0), (0, -s % block), (0, 0))).reshape(b, n, -1, block, d)
 
 
 def _tokens(tokens: Tokens, block: int, sharing: int):

@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from ringworld.attention.backend import NOTHING, Blocks, Scoring
+from ringworld.attention.cutting import cut_keys, group_rows, join_keys, ungroup_rows
 from ringworld.attention.mask import Schedule, Tokens, bounds, schedule, split, visible
 
 _LOG2_E = math.log2(math.e)
@@ -62,8 +63,8 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
     """See BlockBackend."""
     _, h, t, _ = q_bhtd.shape
-    q = _group_rows(q_bhtd, k_bnsd.shape[1], blocks.queries)
-    k, v = _cut_keys(k_bnsd, blocks.keys), _cut_keys(v_bnsd, blocks.keys)
+    q = group_rows(q_bhtd, k_bnsd.shape[1], blocks.queries)
+    k, v = cut_keys(k_bnsd, blocks.keys), cut_keys(v_bnsd, blocks.keys)
     rows = q.shape[-2]
 
     def of_row(row):
@@ -111,7 +112,7 @@ def forward(
         return _map_heads(of_head, (q, k, v), blocks)
 
     out, lse = lax.map(of_row, (q, k, v, split(query, blocks.queries), split(key, blocks.keys)))
-    return _ungroup_rows(out, h, t), _ungroup_rows(lse[..., None], h, t)[..., 0]
+    return ungroup_rows(out, h, t), ungroup_rows(lse[..., None], h, t)[..., 0]
 
 
 def backward(
@@ -130,9 +131,9 @@ def backward(
     """See BlockBackend."""
     _, h, t, d = q_bhtd.shape
     n, s = k_bnsd.shape[1:3]
-    q, g = _group_rows(q_bhtd, n, blocks.queries), _group_rows(grad_out, n, blocks.queries)
-    lse, delta = (_group_rows(x[..., None], n, blocks.queries)[..., 0] for x in (log_sum_exp * _LOG2_E, delta))
-    k, v = _cut_keys(k_bnsd, blocks.keys), _cut_keys(v_bnsd, blocks.keys)
+    q, g = group_rows(q_bhtd, n, blocks.queries), group_rows(grad_out, n, blocks.queries)
+    lse, delta = (group_rows(x[..., None], n, blocks.queries)[..., 0] for x in (log_sum_exp * _LOG2_E, delta))
+    k, v = cut_keys(k_bnsd, blocks.keys), cut_keys(v_bnsd, blocks.keys)
     rows = q.shape[-2]
 
     def of_row(row):
@@ -181,7 +182,7 @@ def backward(
 
     cut_query, cut_key = split(query, blocks.queries), split(key, blocks.keys)
     grad_q, grad_k, grad_v = lax.map(of_row, (q, k, v, g, lse, delta, cut_query, cut_key))
-    return _ungroup_rows(grad_q, h, t), _join_keys(grad_k, s), _join_keys(grad_v, s)
+    return ungroup_rows(grad_q, h, t), join_keys(grad_k, s), join_keys(grad_v, s)
 
 
 def _scores_log2(products: jax.Array, scoring: Scoring) -> jax.Array:
@@ -220,34 +221,6 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 def _repeat_rows(seen: jax.Array, rows: int) -> jax.Array:
     """The mask [queries, keys] for every head of the group: [rows, keys]."""
     return jnp.tile(seen, (rows // seen.shape[0], 1))
-
-
-def _group_rows(x_bhtd: jax.Array, kv_heads: int, block: int) -> jax.Array:
-    """[b, h, t, d] -> [b, n, query blocks, group * block, d]: the heads of a group are rows under one key head."""
-    b, h, t, d = x_bhtd.shape
-    x = jnp.pad(x_bhtd, ((0, 0), (0, 0), (0, -t % block), (0, 0)))
-    x = x.reshape(b, kv_heads, h // kv_heads, -1, block, d).swapaxes(2, 3)
-    return x.reshape(b, kv_heads, x.shape[2], -1, d)
-
-
-def _ungroup_rows(x: jax.Array, heads: int, tokens: int) -> jax.Array:
-    """The inverse of _group_rows: [b, h, t, d]."""
-    b, n, count, rows, d = x.shape
-    group = heads // n
-    x = x.reshape(b, n, count, group, rows // group, d).swapaxes(2, 3)
-    return x.reshape(b, heads, -1, d)[:, :, :tokens]
-
-
-def _cut_keys(x_bnsd: jax.Array, block: int) -> jax.Array:
-    """[b, n, s, d] -> [b, n, key blocks, block, d]."""
-    b, n, s, d = x_bnsd.shape
-    return jnp.pad(x_bnsd, ((0, 0), (0, 0), (0, -s % block), (0, 0))).reshape(b, n, -1, block, d)
-
-
-def _join_keys(x: jax.Array, tokens: int) -> jax.Array:
-    """The inverse of _cut_keys: [b, n, s, d]."""
-    b, n, _, _, d = x.shape
-    return x.reshape(b, n, -1, d)[:, :, :tokens]
 
 
 def _exp2(x: jax.Array) -> jax.Array:
