@@ -143,7 +143,7 @@ def blocks_of(items: Sequence[Item]) -> list[list[Item]]:
 
     Decided by the items alone: how many workers there are must not change which file a document ends up in.
     """
-    target = int(np.clip(sum(item.bytes for item in items) // 16, 1 << 21, 1 << 26))
+    target = int(np.clip(sum(item.bytes for item in items) // 64, 1 << 21, 1 << 26))
     blocks: list[list[Item]] = []
     size = 0
     for item in items:

@@ -34,6 +34,7 @@ from stages.documents import DocumentsRecipe
 from stages.graph import build
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe, choose_held_out
+from tests.stages.killing import one_worker_killed
 
 Run = Callable[..., Artifact]
 TOPICS = [[f"{name}{number}" for number in range(80)] for name in ("whale", "rose", "engine", "star")]
@@ -247,6 +248,34 @@ def test_ray_and_any_division_into_files_decide_the_same(
         assert one.equals(other) if order is None else one.sort_by(order).equals(other.sort_by(order))
     for stage in ("deduplicate", "decontaminate", "tokens", "assemble"):
         assert by_ray[stage].values == alone[stage].values
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_killed_in_the_shuffle_costs_no_document_and_doubles_none(tmp_path: Path, run_stage: Run) -> None:
+    words = [f"word{number}" for number in range(4000)]
+    texts = {f"{n}": " ".join(RNG.choices(words, k=20_000)) for n in range(60)}
+    texts |= {f"{n}-copy": " ".join(text.split()[:-9]) for n, text in texts.items()}
+
+    def run(context: Any, recipe: Any) -> Result:
+        rows = [
+            {"sha256": hashlib.sha256(text.encode()).hexdigest(), "source": name, "bytes": len(text), "text": text}
+            for name, text in texts.items()
+        ]
+        Path(context.attempt_dir, "documents").mkdir()
+        names = [f"documents/part-{number:05d}.parquet" for number in range(6)]
+        for number, name in enumerate(names):
+            pq.write_table(pa.Table.from_pylist(rows[number::6]), Path(context.attempt_dir, name))
+        return Result(tuple(names), {"documents": len(rows), "bytes": sum(row["bytes"] for row in rows)})
+
+    made = run_stage(SimpleNamespace(run=run), DocumentsRecipe())
+    with one_worker_killed("_sign_block", lambda: any((tmp_path / "runs").rglob("bands/*.arrow"))):
+        found = run_stage(deduplicate, RECIPE, {"documents": made})
+    drops = rows_of(found, "drops.parquet")
+    assert {row["source"]: row["of"] for row in drops} == {f"{n}-copy": f"{n}" for n in range(60)}
+    assert len(drops) == 60
+    assert (found.values["documents"], found.values["pairs"]) == (120, 60)
+    repeated = [row["source"] for row in rows_of(found, "repeated.parquet")]
+    assert sorted(repeated) == sorted(f"{n}" for n in range(60))
 
 
 def test_documents_of_a_large_domain_meet_in_the_cell_of_their_leader(

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pytest
 
@@ -29,6 +25,7 @@ from stages.graph import build
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
 from tests.ringworld.data.test_quality import prose
+from tests.stages.killing import one_worker_killed
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -141,44 +138,14 @@ def test_a_curriculum_names_domains_and_cleaning_in_words() -> None:
         documents_of("sources.cleaning.book=prose")
 
 
-def readers_of_blocks() -> Iterator[psutil.Process]:
-    """Worker processes of this session's Ray that read a block at this moment."""
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "_read_block" in " ".join(process.cmdline()):
-                yield process
-        except psutil.NoSuchProcess:
-            continue
-
-
 def test_a_worker_killed_in_the_middle_costs_no_row_and_doubles_none(tmp_path: Path, run_stage: Any) -> None:
     files, rows, text = 5, 240, prose(0, 60_000)
     for number in range(files):
         begins = (37 * (number * rows + row) for row in range(rows))
         lines = (json.dumps({"text": text[begin : begin + 9000]}) for begin in begins)
         (tmp_path / f"{number}.jsonl").write_text("\n".join(lines))  # each a block of its own
-    killed: list[int] = []
-    done = threading.Event()
-
-    def kill_one() -> None:
-        """The first worker that is seen at work once a file of documents has been written."""
-        while not done.is_set() and not killed:
-            if list((tmp_path / "runs").rglob("part-*.parquet")):
-                for process in readers_of_blocks():
-                    process.kill()
-                    killed.append(process.pid)
-                    break
-            time.sleep(0.005)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
+    with one_worker_killed("_read_block", lambda: any((tmp_path / "runs").rglob("part-*.parquet"))):
         made = run_stage(documents, DocumentsRecipe((f"{tmp_path}/*.jsonl",), cleaning=CLEANING))
-    finally:
-        done.set()
-        killer.join()
-    assert killed, "the stage ended before a worker was seen"
-    assert not psutil.pid_exists(killed[0]) or psutil.Process(killed[0]).status() == psutil.STATUS_ZOMBIE
     expected = {f"{tmp_path}/{number}.jsonl#{row}" for number in range(files) for row in range(1, rows + 1)}
     found = [row["source"] for row in rows_of(made)]
     assert len(found) == len(set(found)) == files * rows
