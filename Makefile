@@ -39,6 +39,10 @@ parity: setup
 bench: parity
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/ring_attention.py
+	$(BIN)/python benchmarks/memory_by_length.py
+	$(BIN)/python benchmarks/packing.py
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/generate.py
 
 clean:
 	rm -rf $(VENV) *.egg-info
