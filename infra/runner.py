@@ -193,11 +193,16 @@ def _schedule(decided: Plan, driver: _Driver, works: dict[str, _Work]) -> bool:
 
 def _block_below(name: str, due: dict[str, Step], works: Mapping[str, _Work], driver: _Driver) -> None:
     """Take everything that depends on a failed stage out of what is due."""
-    for other, step in list(due.items()):
-        if other not in works and any(parent.name == name for parent in step.stage.inputs.values()):
-            del due[other]
-            driver.watch.on_state(step.stage, "blocked", f"needs {name}, which failed")
-            _block_below(other, due, works, driver)
+    below = [
+        step.stage
+        for other, step in due.items()
+        if other not in works and any(parent.name == name for parent in step.stage.inputs.values())
+    ]
+    for stage in below:
+        # Two ways may lead to a stage; what was found below the first may hold it already.
+        if due.pop(stage.name, None) is not None:
+            driver.watch.on_state(stage, "blocked", f"needs {name}, which failed")
+            _block_below(stage.name, due, works, driver)
 
 
 def _make(driver: _Driver, step: Step, inputs: Mapping[str, Artifact]) -> Artifact | Failure | None:

@@ -140,7 +140,8 @@ def _assembled(curriculum: Curriculum, documents: Stage, tokens: Stage) -> list[
 
 def _conversations(curriculum: Curriculum, tokenizer: Stage) -> list[Stage]:
     """One stage with the corpora that any chat stage draws from; none without a chat stage."""
-    drawn = {name for row in curriculum.stages.values() for name, share in row.mixture.items() if share > 0}
+    chats = [row for row in curriculum.stages.values() if row.data == "chat"]
+    drawn = {name for row in chats for name, share in row.mixture.items() if share > 0}
     if not drawn:
         return []
     recipe = ConversationsRecipe(

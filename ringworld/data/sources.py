@@ -94,7 +94,10 @@ def expand_domains(domains: Mapping[str, Iterable[str]], installed_bytes: int) -
             raise UserError(f"domain {domain!r}: {wrong}") from None
         for item in found:
             if (other := owner.setdefault(item.source, domain)) != domain:
-                raise UserError(f"{item.source} is in the domains {other!r} and {domain!r}; a document has one: choose")
+                raise UserError(
+                    f"{item.source} is in the domains {other!r} and {domain!r}; a document has one: take it out of one of "
+                    f"them (of the domain 'text' as in sources.text=[])"
+                )
             items.append(replace(item, domain=domain))
     return items
 

@@ -265,6 +265,15 @@ def test_a_failure_blocks_what_is_below_and_nothing_else(store: Store):
     assert not outcome.stopped
 
 
+def test_a_stage_that_a_failure_blocks_by_two_ways_is_blocked_once(store: Store):
+    bad = stage("bad", 1, failing(UserError("no")))
+    middle = stage("middle", source=bad)
+    witness = Witness()
+    outcome = quick([stage("lowest", 2, add, first=middle, second=bad)], store, observer=witness)
+    assert set(outcome.failures) == {"bad"}
+    assert witness.states.count(("lowest", "blocked")) == 1
+
+
 def test_a_stage_that_lists_a_missing_file_cannot_commit(store: Store):
     outcome = quick([stage("a", 1, lambda context, recipe: Result(("never.bin",)))], store)
     assert "'never.bin'" in outcome.failures["a"].message

@@ -91,6 +91,7 @@ def test_how_a_stage_draws_is_part_of_it_and_how_it_is_split_is_not():
     before, after = graph(words=wish), graph(words=[*wish, "stages.text-1k.steps=77"])
     packed = recipe(after["pack-text-1k"])
     assert (packed.mixture.replay_share, packed.mixture.domains, packed.steps) == (0.4, {"books": 2.0, "code": 1.0}, 77)
+    assert "conversations" not in before  # a text mixture names domains, not corpora of conversations
     assert before["pack-text-1k"].fingerprint != after["pack-text-1k"].fingerprint
     assert recipe(after["pack-text-2k"]).steps == 0
     auto = graph(words=wish, placing=["train.shapes=auto"])
