@@ -15,7 +15,7 @@ _MANY = 12  # languages that a person would still read
 
 def documents(values: Mapping[str, Any]) -> list[Html | None]:
     """Of a documents stage; parts that have nothing to show are None."""
-    return [_domains(values), _languages_and_masks(values), _samples(values)]
+    return [_domains(values), _lengths(values), _languages_and_masks(values), _samples(values)]
 
 
 def _domains(values: Mapping[str, Any]) -> Html | None:
@@ -26,6 +26,24 @@ def _domains(values: Mapping[str, Any]) -> Html | None:
         if isinstance(total, Mapping)
     ]
     return _table("Domains", ("domain", "documents", "of text"), rows)
+
+
+def _lengths(values: Mapping[str, Any]) -> Html | None:
+    """On one scale of lengths, so that what cleaning took away can be seen."""
+    read, kept = (amounts(values.get(key)) for key in ("read_lengths", "kept_lengths"))
+    lows = sorted({int(low) for low in (*read, *kept) if low.isdecimal()})
+    if not lows:
+        return None
+    columns = [
+        element(
+            "div",
+            None,
+            element("h3", None, title),
+            bars({f"{size(low)} to {size(2 * low)}": found.get(str(low), 0) for low in lows}, "documents"),
+        )
+        for title, found in (("Read, by length", read), ("Kept, by length", kept))
+    ]
+    return element("div", {"class": "card columns"}, *columns)
 
 
 def _languages_and_masks(values: Mapping[str, Any]) -> Html | None:
@@ -56,9 +74,8 @@ def _samples(values: Mapping[str, Any]) -> Html | None:
     ]
     if not rows:
         return None
-    return element(
-        "div", {"class": "card"}, element("h3", None, "How the documents of the smallest hashes begin"), *rows
-    )
+    title = element("h3", None, "How the documents of the smallest hashes begin")
+    return element("div", {"class": "card"}, title, element("div", {"class": "columns samples"}, *rows))
 
 
 def _table(title: str, names: tuple[str, ...], rows: list[tuple[str, ...]]) -> Html | None:

@@ -83,6 +83,7 @@ figure { margin: 0; background: #ffffff; border: 1px solid var(--line); border-r
 figure img { width: 100%; display: block; border-radius: 6px; }
 figcaption { font-size: 13px; color: #5a606b; margin-top: 8px; overflow-wrap: anywhere; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 8px 40px; }
+.samples pre { max-height: 160px; overflow: auto; margin: 6px 0 14px; }
 .bars { display: grid; gap: 7px; }
 .bar { display: grid; grid-template-columns: minmax(84px, min(38%, 180px)) 1fr 70px; gap: 12px; align-items: center;
   font-size: 13.5px; }

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 from infra.stage import Result, StageContext
 from ringworld.data.clean import PRESETS, Cleaning, clean
 from ringworld.data.files import absolute, join, read_table, write_table
+from ringworld.data.packing import length_histogram
 from ringworld.data.pii import KINDS as MASKS
 from ringworld.data.readers import RawDocument, ReadOptions, read
 from ringworld.data.sources import INSTALLED, KINDS, Distribution, Item, SourceFile, expand_domains
@@ -52,12 +53,15 @@ DOCUMENT_SCHEMA = pa.schema(
         ("text", pa.large_string()),
     ]
 )
-_PUBLIC = ("source", "domain", "sha256", "bytes", "kept", "reason", "detail", "license", "language", *MASKS)
+_PUBLIC = (
+    "source", "domain", "sha256", "read_bytes", "bytes", "kept", "reason", "detail", "license", "language", *MASKS,
+)  # fmt: skip
 _SEEN_SCHEMA = pa.schema(
     [
         ("source", pa.string()),
         ("domain", pa.string()),
         ("sha256", pa.string()),  # null for a document that was refused
+        ("read_bytes", pa.int64()),  # of what was read
         ("bytes", pa.int64()),  # of the cleaned text; of what was read, for a document that was refused
         ("reason", pa.string()),  # null for a document that is kept
         ("detail", pa.string()),
@@ -214,7 +218,8 @@ class _Parts:
 
 def _cleaned(domain: str, raw: RawDocument, recipe: DocumentsRecipe) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """A row of the ledger, and the document where it is kept."""
-    row: dict[str, Any] = {"source": raw.source, "domain": domain, "bytes": raw.bytes, "license": raw.license}
+    row: dict[str, Any] = {"source": raw.source, "domain": domain, "license": raw.license}
+    row |= {"read_bytes": raw.bytes, "bytes": raw.bytes}
     if raw.text is None:
         return row | {"reason": raw.reason, "detail": raw.detail}, None
     made = clean(raw.text, recipe.cleaning_of(domain, raw.kind), recipe.minimum_bytes)
@@ -273,6 +278,8 @@ def _figures(ledger: pa.Table) -> dict[str, object]:
         "seen": ledger.num_rows,
         "documents": kept.num_rows,
         "bytes": int(kept["bytes"].to_numpy().sum()),
+        "read_lengths": length_histogram(ledger["read_bytes"].to_numpy()),
+        "kept_lengths": length_histogram(kept["bytes"].to_numpy()),
         "domains": _by_domain(kept),
         "reasons": _counts(refused, "reason"),
         "refused": named.select(["source", "reason", "detail"]).slice(0, _NAMED).to_pylist(),
