@@ -95,8 +95,8 @@ def expand_domains(domains: Mapping[str, Iterable[str]], installed_bytes: int) -
         for item in found:
             if (other := owner.setdefault(item.source, domain)) != domain:
                 raise UserError(
-                    f"{item.source} is in the domains {other!r} and {domain!r}; a document has one: take it out of one of "
-                    f"them (of the domain 'text' as in sources.text=[])"
+                    f"{item.source} is in the domains {other!r} and {domain!r}; a document has one: take it out of the "
+                    f"other (out of 'text' by sources.text=[])"
                 )
             items.append(replace(item, domain=domain))
     return items

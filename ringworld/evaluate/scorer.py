@@ -43,7 +43,7 @@ class Scorer:
         def forward(params: Params, rope: Rope, tokens, targets, segments, positions) -> TokenScores:
             model = bind(config, params)
             hidden = model(tokens, positions, segments, rope, Layout(mesh, jnp.dtype(dtype)))
-            return score_tokens(hidden, model.output_weight(), targets, mesh=mesh, chunk=loss_chunk)
+            return score_tokens(hidden, model.output_weights(), targets, mesh=mesh, chunk=loss_chunk)
 
         self._forward = jax.jit(forward)
 

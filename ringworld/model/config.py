@@ -43,7 +43,12 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A Llama: sizes in units (layers, dimensions, heads), never in bytes."""
+    """A Llama: sizes in units (layers, dimensions, heads), never in bytes.
+
+    vocabulary          text tokens; their ids are 0 .. vocabulary - 1
+    vision_vocabulary   codes of pictures, with rows and columns of their own, as in LWM (arXiv 2402.08268); their ids
+                        follow those of text; 0: a model of text alone
+    """
 
     vocabulary: int
     num_layers: int
@@ -53,6 +58,7 @@ class ModelConfig:
     head_dim: int
     mlp_dim: int
     tied_embeddings: bool = False
+    vision_vocabulary: int = 0
     norm_epsilon: float = 1e-5
     rope: RopeConfig = field(default_factory=RopeConfig)
 
@@ -60,6 +66,8 @@ class ModelConfig:
         for name in ("vocabulary", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name}={getattr(self, name)}: must be 1 or more")
+        if self.vision_vocabulary < 0:
+            raise UserError(f"model.vision_vocabulary={self.vision_vocabulary}: 0, or as many as there are vision ids")
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 f"model.num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}; use one of "

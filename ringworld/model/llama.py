@@ -50,6 +50,7 @@ PARAMETER_DIMS: Mapping[str, Any] = {
     "layers": LAYER_DIMS,
     "norm": ("embed",),
     "head": ("embed", "vocabulary"),
+    "vision": {"embedding": ("vocabulary", "embed"), "head": ("embed", "vocabulary")},
 }
 
 
@@ -69,6 +70,7 @@ def product(x: jax.Array, weight: jax.Array) -> jax.Array:
 def embed(tokens: jax.Array, table: jax.Array, shard: Shard) -> jax.Array:
     """Rows of this shard's part of the table [vocabulary, embed] for tokens [batch, tokens]: [batch, tokens, embed].
 
+    Zero for a token outside of the whole table, so that several vocabularies add up.
     By hand, because the compiler answers a lookup in a table sharded over both dimensions by replicating its result.
     """
 
@@ -201,6 +203,14 @@ class Layer(nnx.Module):
         return x + self.mlp(x, shard)
 
 
+class Vision(nnx.Module):
+    """The rows and columns of vision tokens, which a text model gains when it learns to see."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.embedding = nnx.Param(_normal(rngs, (config.vision_vocabulary, config.embed_dim)))
+        self.head = nnx.Param(_normal(rngs, (config.embed_dim, config.vision_vocabulary)))
+
+
 class Llama(nnx.Module):
     """Tokens in, hidden states out; the vocabulary is met in the loss, so that full logits never exist."""
 
@@ -217,6 +227,9 @@ class Llama(nnx.Module):
             return Layer(config, rngs)
 
         self.layers = stacked(rngs)
+        # Last, so that the other weights of a seed are those of the text model.
+        if config.vision_vocabulary:
+            self.vision = Vision(config, rngs)
 
     def __call__(
         self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, layout: Layout
@@ -237,12 +250,16 @@ class Llama(nnx.Module):
             return layout.per_shard(local, weights, ONE_LAYER_DIMS, rope, x, positions, segments)
 
         x = layout.per_shard(lookup, self.embedding[...], PARAMETER_DIMS["embedding"], rope, tokens)
+        if self.config.vision_vocabulary:
+            table, seen = self.vision.embedding[...], tokens - self.config.vocabulary
+            x += layout.per_shard(lookup, table, PARAMETER_DIMS["vision"]["embedding"], rope, seen)
         x = scan_layers(layer, x, nnx.to_pure_dict(state), layout.memory)
         return rms_norm(x, self.norm[...], self.config.norm_epsilon)
 
-    def output_weight(self) -> jax.Array:
-        """The vocabulary projection, float32 [embed, vocabulary]."""
-        return self.embedding[...].T if self.config.tied_embeddings else self.head[...]
+    def output_weights(self) -> tuple[jax.Array, ...]:
+        """The projections to each vocabulary, float32 [embed, its size], in the order of their ids."""
+        text = self.embedding[...].T if self.config.tied_embeddings else self.head[...]
+        return (text, self.vision.head[...]) if self.config.vision_vocabulary else (text,)
 
 
 @functools.cache
@@ -282,8 +299,9 @@ def _filled(graph: Any, state: nnx.State, params: Params) -> Any:
 
 
 def parameter_dims(config: ModelConfig) -> Mapping[str, Any]:
-    """PARAMETER_DIMS without what this config lacks (the head of a tied model): the same tree as its parameters."""
-    return {name: dims for name, dims in PARAMETER_DIMS.items() if name != "head" or not config.tied_embeddings}
+    """PARAMETER_DIMS without what this config lacks (a tied model's head, vision): the same tree as its parameters."""
+    lacking = {"head": config.tied_embeddings, "vision": not config.vision_vocabulary}
+    return {name: dims for name, dims in PARAMETER_DIMS.items() if not lacking.get(name)}
 
 
 def count_parameters(config: ModelConfig) -> int:

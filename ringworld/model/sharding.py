@@ -37,6 +37,7 @@ def check(config: ModelConfig, sizes: Mapping[str, int]) -> None:
     shards = math.prod(sizes[axis] for axis in DIMENSION_AXES["embed"])
     for name, size, parts, axis in (
         ("vocabulary", config.vocabulary, sizes["tensor"], "tensor"),
+        ("vision_vocabulary", config.vision_vocabulary, sizes["tensor"], "tensor"),
         ("num_heads", config.num_heads, sizes["tensor"], "tensor"),
         ("num_kv_heads", config.num_kv_heads, sizes["tensor"], "tensor"),
         ("mlp_dim", config.mlp_dim, sizes["tensor"], "tensor"),

@@ -61,22 +61,28 @@ def save_params(path: str, params: Params) -> None:
         checkpointer.save(epath.Path(path), params, force=True)
 
 
-def load_params(path: str, abstract_params: Params) -> Params:
-    """Weights of an artifact, sharded as `abstract_params` says. UserError where the artifact is of another model."""
-    folder = epath.Path(path)
+def stored_names(path: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of an artifact by its name, such as `layers.mlp.gate`. UserError where none is."""
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            stored = {_name(key): leaf.shape for key, leaf in _leaves(checkpointer.metadata(folder).item_metadata)}
+            found = checkpointer.metadata(epath.Path(path)).item_metadata
         except FileNotFoundError:
             raise UserError(f"params {path}: no checkpoint there") from None
-        wanted = {_name(key): leaf.shape for key, leaf in _leaves(abstract_params)}
-        if stored != wanted:
-            name = sorted(set(stored.items()) ^ set(wanted.items()))[0][0]
-            raise UserError(
-                f"params {path} are of another model: {name} is {stored.get(name)} there and {wanted.get(name)} in the "
-                f"recipe; give the recipe the model sizes of the stage it starts from"
-            )
-        return checkpointer.restore(folder, abstract_params)
+    return {_name(key): leaf.shape for key, leaf in _leaves(found)}
+
+
+def load_params(path: str, abstract_params: Params) -> Params:
+    """Weights of an artifact, sharded as `abstract_params` says. UserError where the artifact is of another model."""
+    stored = stored_names(path)
+    wanted = {_name(key): leaf.shape for key, leaf in _leaves(abstract_params)}
+    if stored != wanted:
+        name = sorted(set(stored.items()) ^ set(wanted.items()))[0][0]
+        raise UserError(
+            f"params {path} are of another model: {name} is {stored.get(name)} there and {wanted.get(name)} in the "
+            f"recipe; give the recipe the model sizes of the stage it starts from"
+        )
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(epath.Path(path), abstract_params)
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:

@@ -1,15 +1,17 @@
-"""Cross entropy over a vocabulary, in chunks of tokens: the logits of a whole sequence never exist.
+"""Cross entropy over one or more vocabularies, in chunks of tokens: the logits of a whole sequence never exist.
 
 Inside a shard the tokens are walked chunk by chunk. The training loss computes its gradient in the same walk (each
 chunk's logits are used for the loss, for the gradient of the hidden states and for the head's, then dropped), so the
 backward pass only scales: three matrix products per chunk where recomputation would cost four. The vocabulary may be
 split over `tensor`; then each device holds its columns' logits only, of the tokens that the tensor ranks bring
-together chunk by chunk. The sequence is never gathered.
+together chunk by chunk. The sequence is never gathered. A chunk of which nothing counts is passed over: where only
+answers count, or only the tokens of one vocabulary, most are.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,22 +34,55 @@ class TokenScores(NamedTuple):
 
 
 def cross_entropy(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array, *, mesh: Mesh, chunk: int = 1024
+    hidden: jax.Array,
+    heads: Sequence[jax.Array],
+    targets: jax.Array,
+    weights: jax.Array,
+    *,
+    mesh: Mesh,
+    chunk: int = 1024,
 ) -> jax.Array:
-    """The sum over all tokens of weight * -log softmax(hidden @ head)[target], float32 scalar.
+    """Of each vocabulary the sum over its targets of weight * -log softmax(hidden @ head)[target], float32 [heads].
 
-    hidden [batch, tokens, embed] in the compute dtype; head float32 [embed, vocabulary]; targets int32 and weights
-    float32 [batch, tokens]; `chunk` tokens on a device at a time. Differentiable in hidden and head; a target of weight
-    0 costs and moves nothing, whatever its id.
+    hidden [batch, tokens, embed] in the compute dtype; heads float32 [embed, vocabulary], whose ids follow one another:
+    a target is compared with its own vocabulary alone. targets int32 and weights float32 [batch, tokens]; `chunk`
+    tokens on a device at a time. Differentiable in hidden and heads; a target of weight 0 costs and moves nothing,
+    whatever its id.
     """
-    return _cross_entropy(mesh, chunk, hidden, head, targets, weights)
+    return jnp.stack(
+        [
+            _cross_entropy(mesh, chunk, hidden, head, own, jnp.where(within, weights, 0))
+            for head, own, within in _by_vocabulary(heads, targets)
+        ]
+    )
+
+
+def weight_by_vocabulary(heads: Sequence[jax.Array], targets: jax.Array, weights: jax.Array) -> jax.Array:
+    """Of each vocabulary the sum of its targets' weights, float32 [heads]."""
+    return jnp.stack([jnp.where(within, weights, 0).sum() for _, _, within in _by_vocabulary(heads, targets)])
 
 
 def score_tokens(
-    hidden: jax.Array, head: jax.Array, targets: jax.Array, *, mesh: Mesh, chunk: int = 1024
+    hidden: jax.Array, heads: Sequence[jax.Array], targets: jax.Array, *, mesh: Mesh, chunk: int = 1024
 ) -> TokenScores:
     """Every target's loss and whether a greedy reader would have said it. Arguments as in `cross_entropy`."""
+    found = TokenScores(jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool))
+    for head, own, within in _by_vocabulary(heads, targets):
+        scores = _score(hidden, head, own, mesh, chunk)
+        found = TokenScores(*(jnp.where(within, new, old) for new, old in zip(scores, found, strict=True)))
+    return found
 
+
+def _by_vocabulary(heads: Sequence[jax.Array], targets: jax.Array) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+    """(head, targets counted in its vocabulary, which of them lie in it) of each."""
+    first = 0
+    for head in heads:
+        own = targets - first
+        yield head, own, (own >= 0) & (own < head.shape[1])
+        first += head.shape[1]
+
+
+def _score(hidden: jax.Array, head: jax.Array, targets: jax.Array, mesh: Mesh, chunk: int) -> TokenScores:
     def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> TokenScores:
         head = _whole(head, hidden.dtype)
 
@@ -74,8 +109,7 @@ def score_tokens(
 def _cross_entropy(
     mesh: Mesh, chunk: int, hidden: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> jax.Array:
-    scores = score_tokens(hidden, head, targets, mesh=mesh, chunk=chunk)
-    return jnp.sum(scores.loss * weights)
+    return jnp.sum(_score(hidden, head, targets, mesh, chunk).loss * weights)
 
 
 def _forward(mesh, chunk, hidden, head, targets, weights):
@@ -83,9 +117,7 @@ def _forward(mesh, chunk, hidden, head, targets, weights):
         head = _whole(head32, hidden.dtype)
         columns = jnp.arange(head.shape[1]) + lax.axis_index("tensor") * head.shape[1]
 
-        def walk(carry, piece):
-            total, d_head = carry
-            x, target, weight = _gather(piece)
+        def counted(total, d_head, x, target, weight):
             logits = _logits(x, head)
             log_normalizer = _normalizer(logits)
             total += jnp.sum(weight * (log_normalizer - _pick(logits, target)))
@@ -94,7 +126,16 @@ def _forward(mesh, chunk, hidden, head, targets, weights):
             d_logits = d_logits.astype(x.dtype)
             d_x = lax.dot_general(d_logits, head, (((1,), (1,)), ((), ())))
             d_head += lax.dot_general(x, d_logits, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-            return (total, d_head), lax.psum_scatter(d_x, "tensor", scatter_dimension=0, tiled=True)
+            return total, d_head, lax.psum_scatter(d_x, "tensor", scatter_dimension=0, tiled=True)
+
+        def passed(total, d_head, x, target, weight):
+            return total, d_head, jnp.zeros((len(x) // mesh.shape["tensor"], x.shape[1]), x.dtype)
+
+        def walk(carry, piece):
+            gathered = _gather(piece)
+            # All tensor ranks have gathered the same weights, so they take the same way.
+            *carry, d_x = lax.cond((gathered[-1] != 0).any(), counted, passed, *carry, *gathered)
+            return tuple(carry), d_x
 
         pieces = _chunked(
             max(1, chunk // mesh.shape["tensor"]),

@@ -18,7 +18,8 @@ from pathlib import Path
 class Record:
     """One step. tokens: cumulative over the stage. seconds: of this step. mfu: model FLOPs over peak, 0..1.
 
-    data_wait: seconds that the trainer waited for the step's batch.
+    data_wait: seconds that the trainer waited for the step's batch. loss_text, loss_vision: the mean over the targets
+    of either vocabulary, of a model that has both; None where the step has no such target.
     """
 
     step: int
@@ -31,6 +32,8 @@ class Record:
     mfu: float
     time: float
     data_wait: float = 0.0
+    loss_text: float | None = None
+    loss_vision: float | None = None
 
 
 def read_progress(path: str | os.PathLike[str]) -> list[Record]:

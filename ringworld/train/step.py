@@ -23,7 +23,7 @@ from ringworld.model.layout import Layout
 from ringworld.model.llama import Params, abstract_params, bind, init_params
 from ringworld.model.rope import make_rope
 from ringworld.model.sharding import check, check_memory, param_shardings
-from ringworld.train.loss import cross_entropy
+from ringworld.train.loss import cross_entropy, weight_by_vocabulary
 from ringworld.train.optimizer import learning_rate, make_optimizer
 from ringworld.train.recipe import TrainOptions, TrainRecipe
 from ringworld.train.update import clipped, update, update_by_layers
@@ -42,11 +42,20 @@ class Arrays(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """float32 scalars of one step: the weighted loss before its update, the global gradient norm, the learning rate."""
+    """float32 of one step. loss: the weighted loss before its update. losses [vocabularies]: the weighted mean over
+    each one's own targets, NaN where there are none. gradient_norm: of all gradients. learning_rate."""
 
     loss: jax.Array
     gradient_norm: jax.Array
     learning_rate: jax.Array
+    losses: jax.Array
+
+
+class Parts(NamedTuple):
+    """A loss by vocabulary, float32 [vocabularies]: the sum of weight * loss over its targets, and of their weights."""
+
+    loss: jax.Array
+    weight: jax.Array
 
 
 @dataclass(frozen=True)
@@ -129,34 +138,36 @@ class TrainStep:
         )
 
     def _step(self, state: State, batch: Arrays) -> tuple[State, Metrics]:
-        loss, gradients = self._accumulated(state["params"], batch)
+        (loss, parts), gradients = self._accumulated(state["params"], batch)
         norm = optax.tree.norm(gradients)
         metrics = Metrics(
             loss=loss,
             gradient_norm=norm,
             learning_rate=jnp.float32(learning_rate(self.recipe.optimizer, self.recipe.steps)(state["step"])),
+            losses=parts.loss / parts.weight,
         )
         gradients = clipped(gradients, norm, self.recipe.optimizer.clip_norm)
         apply = update_by_layers if self.options.optimizer_on == "host" else update
         params, optimizer = apply(self._optimizer(), gradients, state["optimizer"], state["params"])
         return {"params": params, "optimizer": optimizer, "step": state["step"] + 1}, metrics
 
-    def _accumulated(self, params: Params, batch: Arrays) -> tuple[jax.Array, Params]:
-        """Loss and gradients of the batch. Loss weights already count the whole batch, so microbatches simply add."""
+    def _accumulated(self, params: Params, batch: Arrays) -> tuple[tuple[jax.Array, Parts], Params]:
+        """Loss, its parts, and gradients. Loss weights already count the whole batch, so microbatches simply add."""
         rows = self.options.microbatch_rows or self.recipe.rows
         if rows == self.recipe.rows:
-            return jax.value_and_grad(self._loss)(params, batch)
+            return jax.value_and_grad(self._loss, has_aux=True)(params, batch)
         pieces = jax.tree.map(lambda array: array.reshape(-1, rows, array.shape[1]), batch)
         sharding = NamedSharding(self.mesh, PartitionSpec(None, *ROWS))
         pieces = jax.lax.with_sharding_constraint(pieces, sharding)
 
         def add(total: Any, piece: Arrays) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(self._loss)(params, piece)), None
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(self._loss, has_aux=True)(params, piece)), None
 
-        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        none = jnp.zeros(2 if self.recipe.model.vision_vocabulary else 1)
+        zero = ((jnp.float32(0), Parts(none, none)), jax.tree.map(jnp.zeros_like, params))
         return jax.lax.scan(add, zero, pieces)[0]
 
-    def _loss(self, params: Params, batch: Arrays) -> jax.Array:
+    def _loss(self, params: Params, batch: Arrays) -> tuple[jax.Array, Parts]:
         config = self.recipe.model
         model = bind(config, params)
         hidden = model(
@@ -166,14 +177,9 @@ class TrainStep:
             make_rope(config.rope, config.head_dim),
             Layout(self.mesh, jnp.dtype(self.recipe.dtype), self.options.memory, self.options.attention),
         )
-        return cross_entropy(
-            hidden,
-            model.output_weight(),
-            batch.targets,
-            batch.loss_weight,
-            mesh=self.mesh,
-            chunk=self.options.loss_chunk,
-        )
+        heads, targets, weights = model.output_weights(), batch.targets, batch.loss_weight
+        losses = cross_entropy(hidden, heads, targets, weights, mesh=self.mesh, chunk=self.options.loss_chunk)
+        return losses.sum(), Parts(losses, weight_by_vocabulary(heads, targets, weights))
 
     def _optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.recipe.optimizer, self.recipe.steps)

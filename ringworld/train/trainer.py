@@ -141,7 +141,7 @@ def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int
         return 0, step.init(jax.random.key(recipe.seed))
     if job.inputs.params is None:
         raise UserError(f"init={recipe.init}, but inputs.params names no weights to start from")
-    return 0, step.start_from(load_weights(job.inputs.params, recipe.model, step.mesh))
+    return 0, step.start_from(load_weights(job.inputs.params, recipe.model, step.mesh, new_rows=recipe.seed))
 
 
 def feed(loader: Loader, shaped: ShapedSteps, first: int, last: int) -> Iterator[Arrays]:
@@ -222,7 +222,8 @@ class Recorder:
         if self._pending is None:
             return
         step, metrics, waited = self._pending.step, self._pending.metrics, self._pending.waited
-        loss, norm, rate = (float(value) for value in jax.device_get(metrics))
+        metrics = jax.device_get(metrics)
+        loss, norm, rate = float(metrics.loss), float(metrics.gradient_norm), float(metrics.learning_rate)
         self._pending = None
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(self._not_finite(step, loss, norm))
@@ -242,6 +243,7 @@ class Recorder:
                     mfu=round(flops / seconds / self._peak, 4),
                     time=now(),
                     data_wait=round(waited, 4),
+                    **_losses(metrics.losses),
                 )
             )
 
@@ -254,6 +256,12 @@ class Recorder:
             f"The checkpoints before it are kept; lower optimizer.learning_rate (now {rate}), lengthen warmup_steps, "
             f"or look at these rows"
         )
+
+
+def _losses(losses: np.ndarray) -> dict[str, float]:
+    """By vocabulary, of a model that has two."""
+    named = zip(("loss_text", "loss_vision"), losses.tolist(), strict=False) if len(losses) > 1 else ()
+    return {name: loss for name, loss in named if not math.isnan(loss)}
 
 
 def _bounds(slices: list[slice], size: int) -> slice:

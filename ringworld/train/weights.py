@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
+import jax
 from jax.sharding import Mesh
 
+from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig
 from ringworld.model.huggingface import load_llama
-from ringworld.model.llama import Params
-from ringworld.model.sharding import placed_params
-from ringworld.train.checkpoint import load_params
+from ringworld.model.llama import Params, init_params
+from ringworld.model.sharding import param_shardings, placed_params
+from ringworld.train.checkpoint import load_params, stored_names
 
 
-def load_weights(path: str, config: ModelConfig, mesh: Mesh) -> Params:
+def load_weights(path: str, config: ModelConfig, mesh: Mesh, new_rows: int | None = None) -> Params:
     """Float32 weights of `config` on the mesh, from a folder with a config.json (Hugging Face) or a `params` artifact.
 
-    UserError where nothing is there, or the weights are of another model.
+    new_rows: the seed of the rows of vision tokens, where the weights are of a text model and `config` sees; all other
+    weights stay as they are, bit for bit. UserError where nothing is there, or the weights are of another model.
     """
-    wanted = placed_params(config, mesh)
-    if os.path.isfile(os.path.join(path, "config.json")):
-        return load_llama(path, config, wanted)
-    return load_params(path, wanted)
+    from_huggingface = os.path.isfile(os.path.join(path, "config.json"))
+    stored = set() if from_huggingface else {name.partition(".")[0] for name in stored_names(path)}
+    grows = config.vision_vocabulary > 0 and "vision" not in stored
+    if grows and new_rows is None:
+        raise UserError(f"{path} has no rows for vision tokens: it is a text model, and cannot be given pictures")
+    found = replace(config, vision_vocabulary=0) if grows else config
+    wanted = placed_params(found, mesh)
+    params = load_llama(path, found, wanted) if from_huggingface else load_params(path, wanted)
+    if grows and new_rows is not None:
+        shardings = param_shardings(config, mesh)["vision"]
+        fresh = jax.jit(lambda key: init_params(config, key)["vision"], out_shardings=shardings)
+        params = {**params, "vision": fresh(jax.random.key(new_rows))}
+    return params

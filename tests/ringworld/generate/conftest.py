@@ -40,7 +40,7 @@ class Model:
         model = bind(self.config, params)
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         layout = Layout(self._one, jnp.dtype("float32"))
-        return model(tokens, positions, jnp.ones_like(positions), self.rope, layout) @ model.output_weight()
+        return model(tokens, positions, jnp.ones_like(positions), self.rope, layout) @ model.output_weights()[0]
 
     def logits(self, ids) -> np.ndarray:
         """[tokens, vocabulary], by one forward pass over all ids, padded so that few lengths are compiled."""

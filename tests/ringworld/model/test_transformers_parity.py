@@ -54,5 +54,5 @@ def test_logits_equal_transformers_on_the_same_folder(tmp_path, tied, scaling):
             make_rope(rope, ours.head_dim),
             Layout(mesh, jnp.dtype("float32")),
         )
-        got = np.asarray(hidden @ model.output_weight())
+        got = np.asarray(hidden @ model.output_weights()[0])
         assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max() + 1e-4

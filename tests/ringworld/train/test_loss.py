@@ -42,7 +42,7 @@ def test_loss_and_gradients_equal_those_of_the_whole_logits(case, mesh, chunk):
     hidden, head, targets, weights = map(jnp.asarray, case)
 
     def loss(hidden, head):
-        return 3.0 * cross_entropy(hidden, head, targets, weights, mesh=sharded(mesh), chunk=chunk)
+        return 3.0 * cross_entropy(hidden, (head,), targets, weights, mesh=sharded(mesh), chunk=chunk).sum()
 
     value, (got_hidden, got_head) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(hidden, head)
     np.testing.assert_allclose(value, 3 * (losses * case[3]).sum(), rtol=1e-5)
@@ -56,24 +56,74 @@ def test_scores_are_each_tokens_loss_and_whether_it_is_the_likeliest(case, mesh)
     best = logits.argmax(-1)
     targets = np.where(np.arange(S) % 2, best, case[2]).astype(np.int32)
     losses = by_hand(case[0], case[1], targets, case[3])[0]
-    scores = score_tokens(jnp.asarray(case[0]), jnp.asarray(case[1]), jnp.asarray(targets), mesh=sharded(mesh), chunk=7)
+    hidden, head = map(jnp.asarray, case[:2])
+    scores = score_tokens(hidden, (head,), jnp.asarray(targets), mesh=sharded(mesh), chunk=7)
     np.testing.assert_allclose(scores.loss, losses, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(scores.hit, targets == best)
 
 
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_target_is_compared_with_its_own_vocabulary_alone(case, mesh):
+    """Two vocabularies by hand: each target's loss over its own columns, its gradient in these alone."""
+    hidden, head, targets, weights = case
+    first = 24
+    seen = targets >= first
+    halves = (head[:, :first], head[:, first:])
+    expected = np.zeros(2)
+    d_hidden, d_heads = np.zeros(hidden.shape), []
+    for which, (half, here) in enumerate(zip(halves, (~seen, seen), strict=True)):
+        own = np.where(here, targets - which * first, 0)
+        logits = hidden.astype(np.float64) @ half
+        probability = np.exp(logits - logits.max(-1, keepdims=True))
+        probability /= probability.sum(-1, keepdims=True)
+        counted = np.where(here, weights, 0)[..., None]
+        truth = np.eye(half.shape[1])[own]
+        expected[which] = -(np.log((probability * truth).sum(-1, keepdims=True)) * counted).sum()
+        d_logits = (probability - truth) * counted
+        d_hidden += d_logits @ half.T
+        d_heads.append(np.einsum("bsd,bsv->dv", hidden, d_logits))
+
+    def loss(hidden, heads):
+        parts = cross_entropy(hidden, heads, jnp.asarray(targets), jnp.asarray(weights), mesh=sharded(mesh), chunk=5)
+        return parts.sum(), parts
+
+    arrays = jnp.asarray(hidden), tuple(map(jnp.asarray, halves))
+    (_, parts), (got_hidden, got_heads) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*arrays)
+    np.testing.assert_allclose(parts, expected, rtol=1e-5)
+    np.testing.assert_allclose(got_hidden, d_hidden, rtol=1e-4, atol=1e-5)
+    for got, d_head in zip(got_heads, d_heads, strict=True):
+        np.testing.assert_allclose(got, d_head, rtol=1e-4, atol=1e-5)
+    scores = score_tokens(*arrays, jnp.asarray(targets), mesh=sharded(mesh), chunk=7)
+    np.testing.assert_allclose([(scores.loss * weights)[here].sum() for here in (~seen, seen)], expected, rtol=1e-5)
+
+
+def test_chunks_of_which_nothing_counts_cost_no_product(case):
+    """Whole rows of weight 0 with hidden states that would poison any product they took part in."""
+    hidden, head, targets, weights = (np.array(array) for array in case)
+    hidden[1:], weights[1:] = np.nan, 0
+    arrays = tuple(map(jnp.asarray, (hidden, head, targets, weights)))
+
+    def loss(hidden, head):
+        return cross_entropy(hidden, (head,), *arrays[2:], mesh=sharded("fsdp=1"), chunk=S).sum()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*arrays[:2])
+    assert np.isfinite(value)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_a_tie_is_no_hit():
     hidden, head = jnp.zeros((1, 2, 4)), jnp.zeros((4, 8))
-    scores = score_tokens(hidden, head, jnp.zeros((1, 2), jnp.int32), mesh=sharded("fsdp=1"))
+    scores = score_tokens(hidden, (head,), jnp.zeros((1, 2), jnp.int32), mesh=sharded("fsdp=1"))
     assert not scores.hit.any()
 
 
 def test_the_logits_of_a_whole_row_never_exist(case):
     hidden, head, targets, weights = map(jnp.asarray, case)
-    text = str(
-        jax.make_jaxpr(jax.grad(lambda h: cross_entropy(h, head, targets, weights, mesh=sharded("fsdp=1"), chunk=8)))(
-            hidden
-        )
-    )
+
+    def loss(hidden):
+        return cross_entropy(hidden, (head,), targets, weights, mesh=sharded("fsdp=1"), chunk=8).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(hidden))
     assert f"[8,{V}]" in text
     assert f"[{B * S},{V}]" not in text
     assert f"[{B},{S},{V}]" not in text
