@@ -1,6 +1,7 @@
 """The tokenizer of a curriculum as an artifact: built in, trained on a sample of the documents, or taken from a file.
 
-Output: `tokenizer/`, a folder that holds all of it. Later stages load it from there and name it by its hash.
+Output: `tokenizer/`, a folder that holds all of it, the chat template too. Later stages load it from there and name it
+by its hash; so does whoever runs a model that was trained with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from infra.stage import Artifact, Result, StageContext
 from ringworld.data.files import absolute, join, list_files, open_to_read, read_table
+from ringworld.data.templates import OWN, template_of, with_template
 from ringworld.data.tokenizers import (
     FAMILIES,
     ByteTokenizer,
@@ -32,7 +34,8 @@ class TokenizerRecipe:
     """family: bytes, bpe (trained here), huggingface (a folder) or sentencepiece (a file).
 
     vocabulary, sample_bytes: of bpe: how many ids, and how much text it is trained on. path: of huggingface and
-    sentencepiece, local or gs://.
+    sentencepiece, local or gs://. template: of conversations: `own` (what the folder brings, else LWM's plain one),
+    `plain`, or the place of a Jinja file.
     """
 
     kind: ClassVar[str] = "tokenizer"
@@ -40,6 +43,7 @@ class TokenizerRecipe:
     vocabulary: int = 2048
     path: str = ""
     sample_bytes: int = 1 << 22
+    template: str = OWN
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -51,13 +55,18 @@ class TokenizerRecipe:
 
 def run(context: StageContext, recipe: TokenizerRecipe) -> Result:
     """Input port `documents`, read by bpe alone."""
-    tokenizer = _make(context, recipe)
+    tokenizer = with_template(_make(context, recipe), recipe.template)
     folder = join(absolute(context.attempt_dir), "tokenizer")
     tokenizer.save(folder)
     files = tuple(f"tokenizer/{name}" for name in list_files(folder))
-    return Result(
-        files, {"family": tokenizer.family, "vocabulary_size": tokenizer.vocabulary_size, "hash": tokenizer.hash}
-    )
+    template = template_of(tokenizer)
+    values = {
+        "family": tokenizer.family,
+        "vocabulary_size": tokenizer.vocabulary_size,
+        "hash": tokenizer.hash,
+        "template": {"name": template.name, "hash": template.hash},
+    }
+    return Result(files, values)
 
 
 def _make(context: StageContext, recipe: TokenizerRecipe) -> Tokenizer:

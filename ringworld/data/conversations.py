@@ -1,33 +1,26 @@
-"""One record of a chat data set to turns, and turns to token ids with the marks of their answers.
+"""One record of a chat data set to turns, or the reason why it is no conversation.
 
 - Three shapes of record are known: `{"messages": [{"role", "content"}, ...]}`, UltraChat's `{"data": [text, ...]}`
   (user first, then by turns) and ShareGPT's `{"conversations": [{"from", "value"}, ...]}`.
 - What is kept of a record is what can be learned from: turns before the first question and after the last answer are
   dropped. A record that is broken inside is refused with a countable reason (`REASONS`), never mended.
-- A template makes parts of turns: text that is given, or an answer, which ends with the end-of-text id. Each part is
-  encoded by itself: no token lies half in an answer, and a prompt has the ids that it has when a model is asked.
+- What becomes of turns is `ringworld.data.templates`' business.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from ringworld.data.clean import normalize
-from ringworld.data.tokenizers import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
 
 FIELDS = ("messages", "data", "conversations")
 REASONS = ("no such field", "empty", "broken turn", "unknown role", "empty turn", "out of turn", "no answer")
-
-# What LWM's prompts begin with (scripts/eval_needle.py of its repository) unless a record brings its own system turn.
-LWM_SYSTEM = "You are a helpful assistant."
 
 _ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -55,25 +48,6 @@ class Refused:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A stretch of a rendered conversation. answer: whether the loss counts it; then end-of-text follows it."""
-
-    text: str
-    answer: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """ids int32 [tokens]; answer bool [tokens]: True for the tokens of answers and the end-of-text id after each."""
-
-    ids: np.ndarray
-    answer: np.ndarray
-
-
-Template = Callable[[Sequence[Turn]], list[Part]]
-
-
 def parse(record: Any) -> tuple[Turn, ...] | Refused:
     """The turns of a record: at most one system turn, then user and assistant by turns, the last an assistant's.
 
@@ -99,36 +73,6 @@ def digest(turns: Sequence[Turn]) -> str:
     """sha256 (64 hexadecimal digits) of what is said and by whom."""
     said = json.dumps([[turn.role, turn.text] for turn in turns], ensure_ascii=True)
     return hashlib.sha256(said.encode()).hexdigest()
-
-
-def plain(turns: Sequence[Turn]) -> list[Part]:
-    """LWM's template: `You are a helpful assistant. USER: question ASSISTANT: answer` end-of-text `USER: ...`."""
-    parts: list[Part] = []
-    opening = "" if turns and turns[0].role == "system" else f"{LWM_SYSTEM} "
-    for turn in turns:
-        if turn.role == "system":
-            opening = f"{turn.text} "
-        elif turn.role == "user":
-            parts.append(Part(f"{opening}USER: {turn.text} ASSISTANT:", answer=False))
-            opening = ""
-        else:
-            parts.append(Part(f" {turn.text}", answer=True))
-    return parts
-
-
-def encode(tokenizer: Tokenizer, conversations: Iterable[Sequence[Part]]) -> list[Encoded]:
-    """The ids of each conversation's parts and which of them are answers."""
-    conversations = list(conversations)
-    parts = [part for parts in conversations for part in parts]
-    cut = _joins_by_space(tokenizer)
-    ids = iter(tokenizer.encode_batch([part.text.removeprefix(" ") if cut else part.text for part in parts]))
-    end = np.array([tokenizer.eos_id], np.int32)
-    encoded = []
-    for conversation in conversations:
-        pieces = [np.concatenate([next(ids), end]) if part.answer else next(ids) for part in conversation]
-        answer = [np.full(len(piece), part.answer) for piece, part in zip(pieces, conversation, strict=True)]
-        encoded.append(Encoded(np.concatenate(pieces), np.concatenate(answer)))
-    return encoded
 
 
 def _said(record: Any) -> list[tuple[Any, Any]] | Refused:
@@ -165,12 +109,6 @@ def _usable(turns: list[Turn]) -> tuple[Turn, ...] | Refused:
         if not turn.text:
             return Refused("empty turn", f"turn {number + asked + 1}, the {turn.role}'s, says nothing")
     return (*system, *talk)
-
-
-def _joins_by_space(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer puts a space before each text, as SentencePiece does, so that a part gives its own up."""
-    whole, first, second = tokenizer.encode_batch(["a b", "a", "b"])
-    return np.array_equal(whole, np.concatenate([first, second]))
 
 
 def _type(value: Any) -> str:

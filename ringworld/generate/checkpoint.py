@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ringworld.data.files import join, list_files, read_bytes, read_json
+from ringworld.data.templates import source_of, template_of
 from ringworld.data.tokenizers import Tokenizer, from_huggingface, load_tokenizer
 from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig, RopeConfig
@@ -99,8 +100,8 @@ def _stage(place: str, tokenizer: str | None) -> Checkpoint:
         dtype=recipe["dtype"],
         tokenizer=chosen,
         begin=None,  # stages' examples begin with their first token
-        stop_ids=frozenset({chosen.eos_id}),
-        template=_template_of(chosen),
+        stop_ids=_ends_of(chosen),
+        template=source_of(chosen),
     )
 
 
@@ -143,7 +144,7 @@ def _huggingface(place: str, tokenizer: str | None) -> Checkpoint:
         tokenizer=chosen,
         begin=_begin_of(chosen),
         stop_ids=_stop_ids(place, stated, chosen),
-        template=_template_of(chosen),
+        template=source_of(chosen),
     )
 
 
@@ -192,13 +193,13 @@ def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: str) -> 
 
 
 def _stop_ids(place: str, stated: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
-    """The ids that end an answer: those of generation_config.json, else of config.json, and the tokenizer's own."""
+    """The ids that end an answer: those of generation_config.json, else of config.json, and the tokenizer's."""
     told: Any = None
     if "generation_config.json" in _names(place):
         told = json.loads(read_bytes(join(place, "generation_config.json"))).get("eos_token_id")
     told = stated.get("eos_token_id") if told is None else told
     ids = told if isinstance(told, list) else [] if told is None else [told]
-    return frozenset({tokenizer.eos_id, *(int(token) for token in ids)})
+    return _ends_of(tokenizer) | {int(token) for token in ids}
 
 
 def _begin_of(tokenizer: Tokenizer) -> int | None:
@@ -211,8 +212,9 @@ def _begin_of(tokenizer: Tokenizer) -> int | None:
     return tokenizer.bos_id if ids[:1] == [tokenizer.bos_id] else None
 
 
-def _template_of(tokenizer: Tokenizer) -> str | None:
-    if "chat_template.json" not in tokenizer.files:
-        return None
-    told = json.loads(tokenizer.files["chat_template.json"])
-    return told.get("default") if isinstance(told, Mapping) else told
+def _ends_of(tokenizer: Tokenizer) -> frozenset[int]:
+    """The end of text, and what the tokenizer's chat template ends an answer with."""
+    try:
+        return template_of(tokenizer).ends() | {tokenizer.eos_id}
+    except UserError:  # a template that cannot be rendered is told of when it is asked for
+        return frozenset({tokenizer.eos_id})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from infra.manifest import FileEntry, Manifest, Provenance
+from infra.stage import Artifact
+from ringworld.data.conversations import Turn
 from ringworld.data.files import read_table
 from ringworld.data.loader import Loader
 from ringworld.data.plan import PackingPlan
@@ -126,6 +130,86 @@ def test_chat_files_become_a_plan_with_every_record_accounted_for(chats: Any, wo
     assert TokenStore.open(again.path("tokens")).provenance().equals(store.provenance())
 
 
+def stage_of(corpus: str, folder: Path, texts: Mapping[str, str], values: Mapping[str, Any]) -> Artifact:
+    """What a stage that makes conversations leaves."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    files = tuple(FileEntry(name, len(text.encode())) for name, text in texts.items())
+    origin = Provenance(None, {}, "host", "", "", 0.0, 1)
+    made = Manifest(f"make-{corpus}", "document-talk", 1, corpus, {}, {}, files, values, 1, 1, origin)
+    return Artifact(made, str(folder))
+
+
+def test_corpora_of_stages_keep_their_splits_and_join_those_of_files(
+    chats: Any, run_stage: Any, tmp_path: Path
+) -> None:
+    """Also with a template that has no place for the system's turn: it refuses such conversations, and no others."""
+    (tmp_path / "chat.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ m.role[0] + m.content + eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'a' }}{% endif %}"
+    )
+    words = run_stage(tokenizer, TokenizerRecipe("bytes", template=str(tmp_path / "chat.jinja")))
+    spoken = roles(talk("made0"), ("user", "assistant"), ("role", "content"))
+    lines: list[dict[str, Any]] = [
+        {"messages": [{**turn, "content": turn["content"] + str(n)} for turn in spoken], "split": split}
+        for n, split in enumerate(["train", "held_out", "train", "held_out", "test", "held_out"])
+    ]
+    lines[2]["messages"].append({"role": "user", "content": "And then?"})
+    lines[5]["messages"].insert(0, {"role": "system", "content": "Be brief."})
+    texts = {
+        "examples/part-0.jsonl": "\n".join([*map(json.dumps, lines), '{"messages": [', ""]),
+        "pairs/x.parquet": "-",
+    }
+    made = stage_of("qa-1k", tmp_path / "qa-1k", texts, {"written_by_model": False})
+    ports = {"tokenizer": words, "qa-1k": made}
+    both = run_stage(conversations, ConversationsRecipe({"chat": chats["chat"]}, held_out=0.2), ports)
+    store = TokenStore.open(both.path("tokens"))
+    rows = {row["source"]: row for row in store.provenance().to_pylist() if row["corpus"] == "qa-1k"}
+    name = "make-qa-1k/examples/part-0.jsonl"
+    assert {source: row["split"] for source, row in rows.items()} == {
+        f"{name}#1": "train", f"{name}#2": "held_out", f"{name}#3": "train", f"{name}#4": "held_out",
+    }  # fmt: skip
+    refused = read_table(both.path("refused.parquet")).to_pylist()
+    assert {row["source"]: row["reason"] for row in refused if row["corpus"] == "qa-1k"} == {
+        f"{name}#5": "unknown split", f"{name}#6": "template refuses", f"{name}#7": "broken row",
+    }  # fmt: skip
+    assert both.values["reasons"]["template refuses"] == 1
+    # The question that nobody answers is dropped, and an answer ends as the template ends it.
+    third = next(row["document"] for row in rows.values() if row["source"].endswith("#3"))
+    ids = store.read(third)
+    [marks] = store.read_answers([third], [0], [len(ids)])
+    asked = [*b"uQ made0 02", BYTES.eos_id, ord("a")]
+    assert ids.tolist() == [*asked, *b"A made0 02", BYTES.eos_id]
+    assert marks.tolist() == [number >= len(asked) for number in range(len(ids))]
+
+    template = both.values["template"]
+    assert (template, template["name"]) == (words.values["template"], "jinja")
+    assert both.values["provenance"] == {
+        "chat": {"from": f"sources.chat={list(chats['chat'])}", "written_by_model": None},
+        "qa-1k": {"from": "stage make-qa-1k", "written_by_model": False},
+    }
+    samples = both.values["samples"]
+    assert sorted(sample["corpus"] for sample in samples) == ["chat", "chat", "qa-1k"]
+    assert all(sample["text"].startswith("user: ") and len(sample["text"]) <= 600 for sample in samples)
+
+    bare = stage_of("talk", tmp_path / "talk", {"drops.parquet": "-"}, {})
+    with pytest.raises(UserError, match=r"stage make-talk, .* has no examples/\*.jsonl but drops.parquet"):
+        run_stage(conversations, ConversationsRecipe(), {"tokenizer": words, "talk": bare})
+    with pytest.raises(UserError, match=r"sources.qa-1k=.*stage make-qa-1k makes qa-1k too"):
+        run_stage(conversations, ConversationsRecipe({"qa-1k": chats["qa"]}), ports)
+    with pytest.raises(UserError, match="nothing to talk about"):
+        run_stage(conversations, ConversationsRecipe(), {"tokenizer": words})
+
+
+def test_a_sample_shows_both_ends_of_a_long_turn() -> None:
+    book = " ".join(["page"] * 10_000)
+    shown = conversations._sample((Turn("user", f"First {book}\n\nWho?"), *[Turn("assistant", "Ahab. " * 99)] * 9))
+    assert shown.startswith("user: First page")
+    assert "page Who?\nassistant: Ahab." in shown
+    assert len(shown) <= 600
+
+
 def test_a_corpus_without_conversations_is_an_error_that_says_what_to_give(
     chats: Any, words: Any, run_stage: Any, tmp_path: Path
 ) -> None:
@@ -152,7 +236,8 @@ def test_shards_of_a_large_file_are_bounded(chats: Any, words: Any, tmp_path: Pa
     monkeypatch.setattr(conversations, "_BATCH_CHARACTERS", 50)
     info = StoreInfo(BYTES.hash, BYTES.vocabulary_size, BYTES.eos_id, BYTES.pad_id, answers=True)
     file = Path(chats["chat"][0]) / "a.jsonl"
-    block = pa.table({"block": [2], "corpus": ["chat"], "name": [str(file)], "bytes": [file.stat().st_size]})
+    where = {"name": [str(file)], "shown": ["a.jsonl"], "bytes": [file.stat().st_size]}
+    block = pa.table({"block": [2], "corpus": ["chat"], "splits": [False], **where})
     rows = conversations._tokenize_block(block, str(tmp_path / "t"), info, words.path("tokenizer"), 1 << 20)
     kept = rows.filter(pa.compute.field("tokens") > 0)  # type: ignore[attr-defined]
     assert len(set(kept["shard"].to_pylist())) > 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringworld.data.conversations import Part, Refused, Turn, digest, encode, parse, plain
+from ringworld.data.conversations import Refused, Turn, digest, parse
 from ringworld.data.loader import Loader
 from ringworld.data.loader import Part as BatchPart
 from ringworld.data.packing import cut_in_rows, pack, select_whole
 from ringworld.data.plan import PackingPlan, WeighBy, mix
+from ringworld.data.templates import Encoded, PlainTemplate
 from ringworld.data.token_store import StoreInfo, TokenStore, write_index, write_shard
-from ringworld.data.tokenizers import ByteTokenizer, FastTokenizer, Tokenizer, train_bpe
+from ringworld.data.tokenizers import ByteTokenizer
 from ringworld.errors import UserError
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.train.loss import cross_entropy
@@ -116,54 +116,6 @@ def test_no_record_at_all_breaks_the_parser(record: object) -> None:
         assert all(turn.text for turn in turns)
 
 
-def test_the_plain_template_is_lwms() -> None:
-    parts = plain((Turn("user", "Who?"), Turn("assistant", "Ahab."), Turn("user", "Why?"), Turn("assistant", "So.")))
-    assert parts == [
-        Part(f"{LWM}USER: Who? ASSISTANT:", False),
-        Part(" Ahab.", True),
-        Part("USER: Why? ASSISTANT:", False),
-        Part(" So.", True),
-    ]
-    own = plain((Turn("system", "Be brief."), Turn("user", "Who?"), Turn("assistant", "Ahab.")))
-    assert own[0].text == "Be brief. USER: Who? ASSISTANT:"
-
-
-def spaced(texts: list[str]) -> Tokenizer:
-    """A tokenizer that puts a space before each text, also before one that begins with a space, as Llama 2's does."""
-    from tokenizers import Tokenizer as Model
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-
-    model = Model(models.BPE(unk_token="<unk>"))
-    model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    model.decoder = decoders.Metaspace(prepend_scheme="always")
-    model.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"]))
-    model.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    model.pre_tokenizer = None  # type: ignore[assignment]
-    return FastTokenizer(model.get_vocab_size(), 1, 2, 2, {"tokenizer.json": model.to_str().encode()})
-
-
-TEXTS = [f"{LWM}USER: Who sailed? ASSISTANT: Ahab sailed far.", "USER: Why? ASSISTANT: A whale, a white one."]
-
-
-@pytest.mark.parametrize("tokenizer", [BYTES, train_bpe(TEXTS, 300), spaced(TEXTS)], ids=["bytes", "bpe", "spaced"])
-def test_answers_are_marked_to_the_token_with_the_end_after_each(tokenizer: Tokenizer) -> None:
-    parts = plain(parse({"data": ["Who sailed?", "Ahab sailed.", "Why?", "A whale."]}))  # type: ignore[arg-type]
-    [found] = encode(tokenizer, [parts])
-    assert found.answer.dtype == bool
-    assert len(found.ids) == len(found.answer)
-    ends = np.flatnonzero(found.ids == tokenizer.eos_id)
-    assert len(ends) == 2
-    assert ends[-1] == len(found.ids) - 1
-    assert found.answer[ends].all()
-    # Runs of equal marks are the parts; each decodes to the part's own text.
-    edges = [0, *(np.flatnonzero(np.diff(found.answer)) + 1), len(found.ids)]
-    runs = [found.ids[a:b] for a, b in pairwise(edges)]
-    assert [tokenizer.decode(run).strip() for run in runs] == [part.text.strip() for part in parts]
-    # One space between prompt and answer, not two and not none: the ids of the whole text.
-    joined = "".join(part.text for part in parts[:2])
-    assert np.concatenate(runs[:2])[:-1].tolist() == tokenizer.encode(joined).tolist()
-
-
 SEQUENCE = 200
 TALKS = {
     "chat": [[f"Q{number}", "a" * (40 * number + 1), "more?", f"yes {number}"] for number in range(5)],
@@ -175,8 +127,9 @@ TALKS = {
 def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     folder = str(tmp_path_factory.mktemp("chat"))
     info = StoreInfo(BYTES.hash, BYTES.vocabulary_size, BYTES.eos_id, BYTES.pad_id, answers=True)
-    talks = [(corpus, plain(parse({"data": talk}))) for corpus, all_of in TALKS.items() for talk in all_of]  # type: ignore[arg-type]
-    encoded = encode(BYTES, [parts for _, parts in talks])
+    talks = [(corpus, parse({"data": talk})) for corpus, all_of in TALKS.items() for talk in all_of]
+    encoded = PlainTemplate(BYTES).encode([turns for _, turns in talks])  # type: ignore[misc]
+    encoded = [found for found in encoded if isinstance(found, Encoded)]
     count = len(talks)
     columns = {
         "document": range(count),
@@ -209,7 +162,7 @@ def test_the_loss_counts_exactly_the_tokens_of_the_answers(store: TokenStore) ->
     head = jax.random.normal(jax.random.key(1), (8, BYTES.vocabulary_size))
     mesh = make_mesh(MeshSpec(fsdp=1, ring=-1))
     gradient = jax.grad(
-        lambda x: cross_entropy(x, head, jnp.array(batch.targets), jnp.array(batch.loss_weight), mesh=mesh)
+        lambda x: cross_entropy(x, (head,), jnp.array(batch.targets), jnp.array(batch.loss_weight), mesh=mesh).sum()
     )(hidden)
     counted = np.asarray(jnp.abs(gradient).sum(-1) > 0)
     assert not counted[batch.segments == 0].any()

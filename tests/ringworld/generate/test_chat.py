@@ -6,10 +6,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ringworld.data.conversations import Turn
+from ringworld.data.templates import source_of
 from ringworld.data.tokenizers import ByteTokenizer, from_huggingface
 from ringworld.errors import UserError
 from ringworld.generate.chat import Prompts
-from ringworld.generate.checkpoint import Checkpoint, _begin_of, _template_of
+from ringworld.generate.checkpoint import Checkpoint, _begin_of, _ends_of
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.model.rope import make_rope
 
@@ -35,7 +36,7 @@ def prompts_of(tokenizer, begin=None) -> Prompts:
     return Prompts(
         Checkpoint(
             name="x", config=ModelConfig(10, 1, 4, 1, 1, 4, 4), rope=make_rope(RopeConfig(), 4), weights="", context=9,
-            dtype="float32", tokenizer=tokenizer, begin=begin, stop_ids=frozenset(), template=_template_of(tokenizer),
+            dtype="float32", tokenizer=tokenizer, begin=begin, stop_ids=frozenset(), template=source_of(tokenizer),
         )
     )  # fmt: skip
 
@@ -121,3 +122,12 @@ def test_the_plain_template_is_lwms_with_the_end_of_text_after_answers():
 def test_a_text_begins_as_the_tokenizer_begins_it(made):
     assert _begin_of(made(CHATML)[1]._tokenizer) is None
     assert prompts_of(ByteTokenizer(), begin=256).of_text("ab").tolist() == [256, 97, 98]
+
+
+def test_an_answer_ends_where_the_template_ends_it(made):
+    theirs, ours = made(CHATML)
+    ends = {theirs.convert_tokens_to_ids(name) for name in ("</s>", "<|im_end|>")}
+    assert _ends_of(ours._tokenizer) == ends
+    # A template that cannot be rendered is no reason not to open a model: a text can still be gone on from.
+    assert _ends_of(made("{{ messages[9].content }}")[1]._tokenizer) == {theirs.eos_token_id}
+    assert _ends_of(ByteTokenizer()) == {257}

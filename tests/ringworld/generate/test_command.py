@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from ringworld.data.conversations import Turn, encode, plain
+from ringworld.data.conversations import Turn
+from ringworld.data.templates import PlainTemplate
 from ringworld.data.tokenizers import ByteTokenizer
 from ringworld.errors import UserError
 from ringworld.generate.__main__ import _Reading, main
@@ -51,16 +52,16 @@ def test_a_question_about_a_file_is_answered_as_the_model_says(run, model, tmp_p
     flags = ["--checkpoint", str(run / "text-300"), "--prompt-file", str(book), "--question", "How was it?"]
     assert main([*flags, "--max-tokens", "9", "--chunk", "64"]) == 0
     turns = [Turn("user", f"{book.read_text().strip()}\n\nHow was it?")]
-    ids = encode(BYTES, [plain(turns)])[0].ids
+    ids = PlainTemplate(BYTES).prompt(turns)
     assert capsys.readouterr().out == answer(model, ids, 9) + "\n"
 
 
 def test_a_chat_remembers_what_was_said(run, model, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\nAnd?\n/new\nHi\n"))
     assert main(["--checkpoint", str(run / "text-300"), "--chat", "--max-tokens", "6", "--chunk", "64"]) == 0
-    first = answer(model, encode(BYTES, [plain([Turn("user", "Hi")])])[0].ids, 6)
+    first = answer(model, PlainTemplate(BYTES).prompt([Turn("user", "Hi")]), 6)
     turns = [Turn("user", "Hi"), Turn("assistant", first.strip()), Turn("user", "And?")]
-    second = answer(model, encode(BYTES, [plain(turns)])[0].ids, 6)
+    second = answer(model, PlainTemplate(BYTES).prompt(turns), 6)
     assert capsys.readouterr().out == f"{first}\n{second}\n{first}\n"
 
 
