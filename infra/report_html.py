@@ -13,6 +13,7 @@ from typing import Any
 from infra.formats import MISSING, context, duration, figure, moment, size
 from infra.markup import Html, element
 from infra.records import flatten
+from infra.report_chat import ANSWERS, chat
 from infra.report_corpus import corpus
 from infra.report_data import ReportData, StageReport
 from infra.report_figures import Curve, Node, chart, graph, short
@@ -55,7 +56,7 @@ def render(data: ReportData) -> str:
         element("title", None, f"{data.run}: Ringworld run"),
         Html(f"<style>{STYLE}</style>"),
     )
-    sections = (_header, _stages, _training, speed, _context, _pictures, corpus, packing, _details, _provenance)
+    sections = (_header, _stages, _training, speed, _context, _pictures, chat, corpus, packing, _details, _provenance)
     main = element("main", None, *(part(data) for part in sections))
     return "<!doctype html>\n" + element("html", {"lang": "en"}, head, element("body", None, main)) + "\n"
 
@@ -246,6 +247,8 @@ def _pictures(data: ReportData) -> Html | None:
     groups: dict[str, list[Html]] = {}
     for stage in data.stages:
         for picture in stage.pictures:
+            if picture.name == ANSWERS:
+                continue  # stands with the figures that it draws
             image = element("img", {"src": picture.uri, "alt": f"{stage.name}: {_caption(picture.name)}"})
             caption = element("figcaption", None, stage.name)
             groups.setdefault(_caption(picture.name), []).append(element("figure", None, image, caption))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infra.markup import Html, element, join
+
+_LONGEST = 1200  # characters of one text
 
 
 def section(title: str, lead: str, *children: object) -> Html:
@@ -22,6 +24,49 @@ def cell(content: str, style: str | None = None) -> Html:
     return element("td", {"class": "n"}, inner)
 
 
+def tiles(*facts: tuple[str | None, str]) -> Html | None:
+    """A tile for each fact that is known."""
+    known = [tile(amount, meaning) for amount, meaning in facts if amount is not None]
+    return element("div", {"class": "tiles"}, *known) if known else None
+
+
+def card(title: str, *children: object) -> Html:
+    return element("div", {"class": "card"}, element("h3", None, title), *children)
+
+
+def table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> Html | None:
+    """A card with a table, its first `texts` columns of text and the others of figures; None without rows."""
+    if not rows:
+        return None
+    styles = [None if column < texts else {"class": "n"} for column in range(len(names))]
+
+    def line(kind: str, row: Sequence[str]) -> Html:
+        return element("tr", None, *(element(kind, style, text) for style, text in zip(styles, row, strict=True)))
+
+    head, body = line("th", names), [line("td", row) for row in rows]
+    return element("div", {"class": "card scroll"}, element("h3", None, title), element("table", None, head, *body))
+
+
+def turns(row: Mapping[str, Any], names: Sequence[tuple[str, str]]) -> Html:
+    """What was said, under its names, in the order given. names: (key of the row, name)."""
+    lines = [
+        element(
+            "tr",
+            None,
+            element("td", {"class": "soft", "style": "width:9em"}, name),
+            element("td", None, text_at(row, key) or "(nothing)"),
+        )
+        for key, name in names
+        if key in row
+    ]
+    return element("table", {"style": "margin-bottom:18px"}, *lines)
+
+
+def quoted(row: Mapping[str, Any], key: str) -> Html | None:
+    text = text_at(row, key)
+    return element("pre", {"class": "command"}, text) if text else None
+
+
 def fields(title: str, fields: Mapping[str, object], more: int = 0) -> Html | None:
     if not fields:
         return None
@@ -35,6 +80,30 @@ def number(values: Mapping[str, Any], key: str) -> float | None:
     value = values.get(key)
     usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return value if usable else None
+
+
+def whole(values: Mapping[str, Any], key: str) -> str | None:
+    """The number under `key` without decimals; None where there is none."""
+    amount = number(values, key)
+    return None if amount is None else f"{amount:,.0f}"
+
+
+def text_at(values: Mapping[str, Any], key: str) -> str:
+    """What is under `key` as text, cut where it is very long; empty where nothing is."""
+    text = str(values.get(key) or "")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def entries(values: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The mappings of the list under `key`; empty for anything else."""
+    found = values.get(key)
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+
+
+def named(value: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """The mappings in a mapping, by name; empty for anything else."""
+    found = value.items() if isinstance(value, Mapping) else ()
+    return [(str(name), inner) for name, inner in found if isinstance(inner, Mapping)]
 
 
 def amounts(value: Any) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """An evaluation stage: the weights of a training stage against those it started from, on held-out documents.
 
-Inputs: `after` (the training stage), `before` (the one it started from, if any), `tokens`, `tokenizer`.
-Output: `evaluation.json`, `loss_by_position.png`, `needle.png`.
+Inputs: `after` (the training stage), `before` (the one it started from, if any), `tokens`, `tokenizer`, and of a chat
+stage `conversations`, whose held-out ones it is asked.
+Output: `evaluation.json`, `loss_by_position.png`, `needle.png`; of a chat stage also `questions.jsonl`,
+`transcript.md`, `answers.png`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
     """Evaluate on a gang of hosts like the trainer's."""
     before = context.inputs.get("before")
     base = os.path.abspath(recipe.before_folder) if recipe.before_folder else None
+    conversations = context.inputs.get("conversations")
     job = EvaluateJob(
         recipe=recipe,
         inputs=EvaluateInputs(
@@ -29,6 +32,7 @@ def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
             after=context.inputs["after"].path("params"),
             before=before.path("params") if before else base,
             output=context.attempt_dir,
+            conversations=conversations.path("tokens") if conversations else None,
         ),
         options=from_mapping(EvaluateOptions, dict(context.stage.placement.options), at="placement.options"),
     )
@@ -45,5 +49,6 @@ def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
     with open(os.path.join(context.attempt_dir, "evaluation.json"), encoding="utf-8") as file:
         figures = json.load(file)
     del figures["needle_prompts"]
-    pictures = ("loss_by_position.png", "needle.png")
-    return Result(written(context.attempt_dir, "evaluation.json", *pictures, "job.yaml"), figures)
+    pictures = ("loss_by_position.png", "needle.png", "answers.png")
+    chat = ("questions.jsonl", "transcript.md")
+    return Result(written(context.attempt_dir, "evaluation.json", *pictures, *chat, "job.yaml"), figures)

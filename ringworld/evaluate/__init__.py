@@ -3,7 +3,12 @@
 recipe.py            what is measured
 loss_by_position.py  does the model use what lies further back? loss of each position, before and after the stage
 needle.py            can it find one sentence in a long text? prompts for a grid of lengths and depths
-scorer.py            one compiled forward pass that serves both
+answers.py           of a chat stage: what do the answers of held-out conversations cost?
+passages.py          how deep in its prompt is an answer given?
+asking.py            what does it answer itself? greedily, graded by grading.py
+transcripts.py       a few of its answers, to read
+chat.py              the figures of these
+scorer.py            one compiled forward pass that serves all losses
 pictures.py          their PNGs
 __main__.py          the command line
 """

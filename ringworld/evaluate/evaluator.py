@@ -1,15 +1,16 @@
-"""One evaluation: score held-out rows and needle prompts under the weights before and after a stage, write what was
-found.
+"""One evaluation: score held-out rows, needle prompts and conversations under the weights before and after a stage,
+ask questions, write what was found.
 
 Writes `evaluation.json` (every figure, every prompt's answer key), `loss_by_position.png` and `needle.png` into the
-output folder, and `progress.json` while it runs.
+output folder, of a chat stage also `questions.jsonl` (every question and answer), `transcript.md` (a few of them, to
+read) and `answers.png`, and `progress.json` while it runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,11 +22,15 @@ from ringworld.data.packing import evaluation_rows
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import Tokenizer, check_same, load_tokenizer
 from ringworld.errors import UserError
+from ringworld.evaluate.answers import Scores, score_talks
+from ringworld.evaluate.asking import Asked, ask, open_sampler
+from ringworld.evaluate.chat import chat_figures, read_chat
 from ringworld.evaluate.loss_by_position import PositionLoss, summarize
 from ringworld.evaluate.needle import Cell, Prompt, grade, make_prompts, pack_prompts
-from ringworld.evaluate.pictures import draw_loss_by_position, draw_needle
+from ringworld.evaluate.pictures import draw_answers, draw_loss_by_position, draw_needle
 from ringworld.evaluate.recipe import EvaluateJob
 from ringworld.evaluate.scorer import Rows, Scorer
+from ringworld.evaluate.transcripts import as_markdown, as_value, pick
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.model.config import RopeConfig
 from ringworld.model.llama import Params, init_params
@@ -47,23 +52,40 @@ def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
     documents = held_out_rows(store, recipe.sequence, recipe.rows)
     prompts, refused = needle_prompts(job, store, tokenizer)
     questions, places = pack_prompts(prompts, recipe.sequence)
-    total = 2 * scorer.batches(len(documents.tokens)) + scorer.batches(len(questions.tokens))
-    progress = _Progress(inputs.output, total, vigil)
+    chat = read_chat(job, tokenizer)
+    talks = chat.talks if chat else {}
+    both = scorer.batches(len(documents.tokens)) + sum(
+        scorer.batches(len(found.rows.tokens)) for found in talks.values()
+    )
+    asking = len(chat.chosen) if chat else 0
+    progress = _Progress(inputs.output, 2 * both + scorer.batches(len(questions.tokens)) + asking, vigil)
 
-    def position_loss(params: Params, rope: RopeConfig) -> PositionLoss:
+    def scored(params: Params, rope: RopeConfig) -> tuple[PositionLoss, dict[str, Scores]]:
         loss, _ = scorer.score(params, rope, documents, progress.advance)
-        return summarize(loss, documents.segments, recipe.past)
+        answers = {
+            corpus: score_talks(found, *scorer.score(params, rope, found.rows, progress.advance))
+            for corpus, found in talks.items()
+        }
+        return summarize(loss, documents.segments, recipe.past), answers
 
-    before = position_loss(weights_before(job, mesh), recipe.before_rope or recipe.model.rope)
+    before, answers_before = scored(weights_before(job, mesh), recipe.before_rope or recipe.model.rope)
     params = load_weights(inputs.after, recipe.model, mesh)
-    after = position_loss(params, recipe.model.rope)
+    after, answers_after = scored(params, recipe.model.rope)
     cells: list[Cell] = []
     if prompts:
         _, hit = scorer.score(params, recipe.model.rope, questions, progress.advance)
         cells = grade(prompts, places, hit)
+    asked: list[Asked] = []
+    if chat and chat.chosen:
+        sampler = open_sampler(recipe.model, params, mesh, recipe.dtype, tokenizer, chat.chosen, job.options.slots)
+        asked = ask(sampler, chat.chosen, vigil.beat, progress.advance)
     figures = _figures(job, before, after, cells, refused, len(documents.tokens))
+    if chat:
+        figures["chat"] = chat_figures(chat, answers_before, answers_after, asked)
     if jax.process_index() == 0:
         _write(job, figures, before, after, cells, prompts)
+        if chat:
+            _write_chat(inputs.output, figures["chat"], asked)
     return figures
 
 
@@ -148,8 +170,17 @@ def _write(
         draw_needle(os.path.join(output, "needle.png"), cells)
 
 
+def _write_chat(output: str, chat: Mapping[str, Any], asked: Sequence[Asked]) -> None:
+    with open(os.path.join(output, "questions.jsonl"), "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(as_value(item)) + "\n" for item in asked)
+    with open(os.path.join(output, "transcript.md"), "w", encoding="utf-8") as file:
+        file.write(as_markdown(pick(asked), chat["not_asked"]))
+    if chat["corpora"]:
+        draw_answers(os.path.join(output, "answers.png"), chat["corpora"])
+
+
 class _Progress:
-    """progress.json: how many of how many batches are scored."""
+    """progress.json: how many of how many batches and questions are done."""
 
     def __init__(self, output: str, total: int, vigil: Vigil) -> None:
         self._path, self._total, self._done, self._vigil = os.path.join(output, "progress.json"), total, 0, vigil

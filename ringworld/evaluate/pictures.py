@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -14,6 +15,7 @@ from ringworld.evaluate.loss_by_position import PositionLoss
 from ringworld.evaluate.needle import Cell
 
 INK, MUTED, BEFORE, AFTER = "#1f2933", "#8894a3", "#b8c2cc", "#2563eb"
+_CORPORA = (AFTER, "#c2571a", "#2f855a", "#8a4fb0", "#b5892a", "#0e7490", "#b8447f", MUTED)
 
 
 def draw_loss_by_position(path: str, before: PositionLoss, after: PositionLoss, past: int) -> None:
@@ -60,3 +62,53 @@ def draw_needle(path: str, cells: Sequence[Cell]) -> None:
     panels[0].set_ylabel("depth of the needle", fontsize=9, color=INK)
     figure.savefig(path)
     plt.close(figure)
+
+
+def draw_answers(path: str, corpora: Mapping[str, Mapping[str, Any]]) -> None:
+    """Loss of answers by corpus, before and after; and token F1 by depth, where questions of known depth were asked.
+
+    corpora: as in `ringworld.evaluate.chat.chat_figures`, at least one.
+    """
+    graded = {name: [row for row in found["depths"] if row["asked"]] for name, found in corpora.items()}
+    graded = {name: rows for name, rows in graded.items() if rows}
+    panels = 2 if graded else 1
+    figure, axes = plt.subplots(1, panels, figsize=(3.8 * panels, 3.2), dpi=130, layout="constrained", squeeze=False)
+    _draw_answer_loss(axes[0, 0], corpora)
+    if graded:
+        _draw_f1(axes[0, 1], graded)
+    for panel in axes[0]:
+        panel.grid(axis="y", color="#eceff3")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _draw_answer_loss(axes: Any, corpora: Mapping[str, Mapping[str, Any]]) -> None:
+    width = 0.38
+    places = np.arange(len(corpora))
+    for turn, (key, color, label) in enumerate((("loss_before", BEFORE, "before"), ("loss_after", AFTER, "after"))):
+        losses = [found[key] for found in corpora.values()]
+        drawn = axes.bar(places + (turn - 0.5) * width, losses, width * 0.94, color=color, label=label)
+        axes.bar_label(drawn, fmt="%.2f", fontsize=8, color=INK, padding=2)
+    axes.set_xticks(places, list(corpora), fontsize=9)
+    axes.set_xlim(-0.8, len(corpora) - 0.2)
+    axes.margins(y=0.25)
+    axes.set_ylabel("loss of answers, nats per token", color=INK)
+    axes.legend(frameon=False, fontsize=9, loc="upper right", ncols=2)
+
+
+def _draw_f1(axes: Any, graded: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    for number, (name, rows) in enumerate(graded.items()):
+        centers = [(row["from"] + row["to"]) / 2 for row in rows]
+        color = _CORPORA[number % len(_CORPORA)]
+        axes.plot(
+            centers, [row["f1"] for row in rows], color=color, linewidth=2, marker="o", markersize=4.5, label=name,
+            clip_on=False,
+        )  # fmt: skip
+    axes.set_ylim(0, 1)
+    axes.set_xlim(0, 1)
+    axes.set_xticks(np.linspace(0, 1, 6), [f"{depth:.0%}" for depth in np.linspace(0, 1, 6)], fontsize=8)
+    axes.set_xlabel("depth of the answer in the prompt", fontsize=9, color=INK)
+    axes.set_ylabel("token F1 of greedy answers", color=INK)
+    axes.legend(frameon=False, fontsize=9)

@@ -31,6 +31,26 @@ class NeedleConfig:
 
 
 @dataclass(frozen=True)
+class ChatConfig:
+    """What is measured of a chat stage on held-out conversations of `corpora`, those that it trains on.
+
+    examples: conversations of each that are scored, at most. asked: questions of each that are asked, at most.
+    """
+
+    corpora: tuple[str, ...]
+    examples: int = 32
+    asked: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.corpora or len(set(self.corpora)) < len(self.corpora):
+            raise UserError(f"chat.corpora={list(self.corpora)}: name the corpora of the stage's mixture, each once")
+        if self.examples < 1 or self.asked < 0:
+            raise UserError(
+                f"chat.examples={self.examples}, asked={self.asked}: score 1 conversation or more, and ask 0 or more"
+            )
+
+
+@dataclass(frozen=True)
 class EvaluateRecipe:
     """An evaluation at one length.
 
@@ -40,6 +60,7 @@ class EvaluateRecipe:
     rows           held-out rows for the loss by position
     before_rope    rotary positions of the weights the stage started from; None when it started from random weights
     before_folder  the Hugging Face folder that the stage started from, when that is not another stage
+    chat           what is measured on conversations; None for a stage that trains on plain text
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -52,6 +73,7 @@ class EvaluateRecipe:
     before_folder: str = ""
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    chat: ChatConfig | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.past < self.sequence:
@@ -64,20 +86,29 @@ class EvaluateRecipe:
 
 @dataclass(frozen=True)
 class EvaluateInputs:
-    """Paths: token store, tokenizer, the stage's weights and those it started from, the folder to write to."""
+    """Paths: token store, tokenizer, the stage's weights and those it started from, the folder to write to.
+
+    conversations: the token store of a conversations stage, when the recipe has `chat`.
+    """
 
     tokens: str
     tokenizer: str
     after: str
     output: str
     before: str | None = None
+    conversations: str | None = None
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """How to run it here."""
+    """How to run it here.
+
+    slots: questions under way at a time, for each data x fsdp shard of the mesh; each keeps the keys and values of a
+    whole row.
+    """
 
     loss_chunk: int = 1024
+    slots: int = 4
     stall_seconds: float = 1800.0
     compilation_cache: str = ""
 
