@@ -87,7 +87,7 @@ def run(context: StageContext, recipe: ComposeRecipe) -> Result:
         tables.append(rows)
         context.report(step=len(tables) - 1, of=len(blocks))
     ledger = pa.concat_tables(tables).sort_by("file").to_pylist()
-    values = _figures(ledger)
+    values = _figures(ledger) | {"written_by_model": questions.values["written_by_model"]}
     _check(values, places, recipe)
     return Result(tuple(f"examples/{name}" for name in list_files(folder)), values)
 

@@ -16,17 +16,21 @@ from ringworld.data.clean import PRESETS, Cleaning, cleaning_from
 from ringworld.data.decompose import Decompose
 from ringworld.data.mixture import Mixture, check_shares
 from ringworld.data.sources import KINDS
+from ringworld.data.templates import OWN
 from ringworld.data.untie import Untie
 from ringworld.errors import UserError
 from ringworld.mesh import parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.strict import from_mapping, to_mapping
+from ringworld.synthesis.exchanges import TalkRules
 from stages.assemble import AssembleRecipe
 from stages.decontaminate import DecontaminateRecipe
 from stages.deduplicate import DeduplicateRecipe
 from stages.pack import PackRecipe
+from stages.synthesize_qa import SynthesizeRecipe
 
-CORPORA = ("chat", "qa")  # of conversations: the names in `Sources` and in a mixture
+# Of conversations: the names in `Sources` and in a mixture.
+CHAT, QA = CORPORA = ("chat", "qa")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Sources:
     domains: further sources of text by the name of their domain; those of `text` are in the domain `text`.
     cleaning: by domain or by kind of text (prose, web, code): the name of a preset, or one with changes; see
     `ringworld.data.clean`. A kind that is not named is cleaned by the preset of its name.
-    chat, qa: files of conversations, .jsonl (.gz, .zst) or .parquet; needed where a stage's mixture names them.
+    chat, qa: files of conversations, .jsonl (.gz, .zst) or .parquet, for chat stages whose mixture names them. Without
+    files they are made of the documents: see `talk` and `questions` of the curriculum.
     """
 
     text: tuple[str, ...] = ("installed",)
@@ -53,12 +58,16 @@ class Sources:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """kind: bytes | bpe (trained on the documents) | huggingface | sentencepiece (both from `path`)."""
+    """kind: bytes | bpe (trained on the documents) | huggingface | sentencepiece (both from `path`).
+
+    template: of conversations: own (that of the tokenizer, else LWM's plain one) | plain | the place of a Jinja file.
+    """
 
     kind: str = "bpe"
     vocabulary: int = 2048
     path: str = ""
     sample_bytes: int = 1 << 22
+    template: str = OWN
 
 
 @dataclass(frozen=True)
@@ -157,13 +166,27 @@ class OptimizerDefaults:
 
 
 @dataclass(frozen=True)
+class Examples:
+    """How questions become long examples, of the length of the chat stage; see `ringworld.synthesis.compose`."""
+
+    pairs_per_example: int = 4
+    least_pairs: int = 1
+    distractors: int = 0
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """needle_fractions: needle lengths as shares of the stage's sequence."""
+    """needle_fractions: needle lengths as shares of the stage's sequence.
+
+    conversations, questions: of chat stages and of each corpus, held-out ones that are scored and that are asked.
+    """
 
     rows: int = 8
     needle_fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     rounds: int = 1
+    conversations: int = 64
+    questions: int = 16
 
 
 @dataclass(frozen=True)
@@ -173,6 +196,9 @@ class Curriculum:
     base: `scratch`, or the Hugging Face Llama folder that the first stage starts from.
     base_theta, base_sequence: what that was trained at, for the comparison before and after the first stage.
     deduplicate, decontaminate: null leaves the stage out. assemble: used where a stage's documents are assembled.
+    talk: conversations from the documents' own words: the corpus chat where sources.chat names no files; null: none.
+    questions: who writes questions on the documents: the corpus qa where sources.qa names no files; null: nobody.
+    questions_by: the stage whose weights write them, with questions.provider=checkpoint; empty: the folder of `model`.
     """
 
     model: ModelConfig
@@ -188,6 +214,10 @@ class Curriculum:
     deduplicate: DeduplicateRecipe | None = field(default_factory=DeduplicateRecipe)
     decontaminate: DecontaminateRecipe | None = field(default_factory=DecontaminateRecipe)
     assemble: AssembleRecipe = field(default_factory=AssembleRecipe)
+    talk: TalkRules | None = field(default_factory=TalkRules)
+    questions: SynthesizeRecipe | None = field(default_factory=SynthesizeRecipe)
+    questions_by: str = ""
+    examples: Examples = field(default_factory=Examples)
     optimizer: OptimizerDefaults = field(default_factory=OptimizerDefaults)
     evaluate: Evaluation = field(default_factory=Evaluation)
 
@@ -223,7 +253,8 @@ class Site:
     """A placement file: where training runs, with exceptions by stage. CPU: 0 means this machine's cores, shared
     evenly.
 
-    train and evaluate: execution options of ringworld.train and ringworld.evaluate.
+    train, evaluate: execution options of ringworld.train and ringworld.evaluate. questions: of
+    `stages.synthesize_qa`, such as the server's address.
     """
 
     kind: Literal["cpu", "gpu", "tpu"] = "cpu"
@@ -236,6 +267,7 @@ class Site:
     env: Mapping[str, str] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
     evaluate: Mapping[str, Any] = field(default_factory=dict)
+    questions: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, StagePlace] = field(default_factory=dict)
     wait_seconds: float = 60.0
 

@@ -5,7 +5,8 @@
                                      -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's
                                      weights)
                               tokens -> assemble: chains of related documents, for the packs that want them
-                  -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...    (a branch, from text-1k's weights)
+    tokens -> talk, questions -> examples -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...
+                                                                    (a branch, from text-1k's weights; see stages.chat)
 
 Each training stage gets a packing plan and an evaluation of its own.
 """
@@ -18,7 +19,7 @@ from dataclasses import replace
 from infra.placement import Placement
 from infra.stage import Stage
 from ringworld.errors import UserError
-from ringworld.evaluate.recipe import EvaluateRecipe, NeedleConfig
+from ringworld.evaluate.recipe import ChatConfig, EvaluateRecipe, NeedleConfig
 from ringworld.mesh import parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.model.sharding import check, check_memory
@@ -27,7 +28,6 @@ from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
 from ringworld.train.shapes import check_shapes
 from stages import (
     assemble,
-    conversations,
     decontaminate,
     deduplicate,
     documents,
@@ -38,8 +38,8 @@ from stages import (
     tokens,
     train,
 )
-from stages.conversations import ConversationsRecipe
-from stages.curriculum import CORPORA, Curriculum, OptimizerDefaults, Site, Training
+from stages.chat import CONVERSATIONS, conversation_stages, corpora_of
+from stages.curriculum import Curriculum, OptimizerDefaults, Site, Training
 from stages.documents import DocumentsRecipe
 from stages.pack_conversations import PackConversationsRecipe
 from stages.tokenizer import TokenizerRecipe
@@ -48,11 +48,11 @@ from stages.tokens import TokensRecipe
 
 def build(curriculum: Curriculum, site: Site) -> list[Stage]:
     """The graph, in an order in which every stage comes after its inputs."""
-    data = _data_stages(curriculum)
-    made: dict[str, Stage] = {stage.name: stage for stage in data}
-    for name in curriculum.stages:
-        for stage in _training_stages(name, curriculum, site, made):
-            made[stage.name] = stage
+    made = {stage.name: stage for stage in _data_stages(curriculum)}
+    for name, row in curriculum.stages.items():
+        if row.data == "chat" and CONVERSATIONS not in made:
+            made |= {stage.name: stage for stage in conversation_stages(curriculum, site, made)}
+        made |= {stage.name: stage for stage in _training_stages(name, curriculum, site, made)}
     return list(made.values())
 
 
@@ -93,7 +93,7 @@ def _data_stages(curriculum: Curriculum) -> list[Stage]:
     )
     second = Stage(
         "tokenizer",
-        TokenizerRecipe(chosen.kind, chosen.vocabulary, chosen.path, chosen.sample_bytes),
+        TokenizerRecipe(chosen.kind, chosen.vocabulary, chosen.path, chosen.sample_bytes, chosen.template),
         tokenizer.run,
         {"documents": first},
         here,
@@ -113,7 +113,6 @@ def _data_stages(curriculum: Curriculum) -> list[Stage]:
         second,
         third,
         *_assembled(curriculum, first, third),
-        *_conversations(curriculum, second),
     ]
 
 
@@ -136,21 +135,6 @@ def _assembled(curriculum: Curriculum, documents: Stage, tokens: Stage) -> list[
         return []
     inputs = {"documents": documents, "tokens": tokens}
     return [Stage("assemble", curriculum.assemble, assemble.run, inputs, Placement())]
-
-
-def _conversations(curriculum: Curriculum, tokenizer: Stage) -> list[Stage]:
-    """One stage with the corpora that any chat stage draws from; none without a chat stage."""
-    chats = [row for row in curriculum.stages.values() if row.data == "chat"]
-    drawn = {name for row in chats for name, share in row.mixture.items() if share > 0}
-    if not drawn:
-        return []
-    recipe = ConversationsRecipe(
-        sources={name: getattr(curriculum.sources, name) for name in CORPORA if name in drawn},
-        held_out=curriculum.held_out,
-        seed=curriculum.seed,
-        max_document_bytes=curriculum.sources.max_document_bytes,
-    )
-    return [Stage("conversations", recipe, conversations.run, {"tokenizer": tokenizer}, Placement())]
 
 
 def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mapping[str, Stage]) -> list[Stage]:
@@ -188,8 +172,8 @@ def _training_recipe(curriculum: Curriculum, row: Training, parent: Stage | None
 def _packing(name: str, curriculum: Curriculum, made: Mapping[str, Stage]) -> Stage:
     row = curriculum.stages[name]
     if row.data == "chat":
-        recipe = PackConversationsRecipe(row.sequence, row.mixture, row.weigh_by, row.window)
-        return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made["conversations"]}, Placement())
+        recipe = PackConversationsRecipe(row.sequence, corpora_of(row, curriculum), row.weigh_by, row.window)
+        return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made[CONVERSATIONS]}, Placement())
     inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"]}
     if row.documents == "assembled":
         inputs["chains"] = made["assemble"]
@@ -220,10 +204,15 @@ def _evaluation(
             depths=asked.depths,
             rounds=asked.rounds,
         ),
+        chat=ChatConfig(tuple(corpora_of(row, curriculum)), asked.conversations, asked.questions)
+        if row.data == "chat"
+        else None,
         seed=curriculum.seed,
         dtype=curriculum.dtype,
     )
     inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"], "after": training}
+    if row.data == "chat":
+        inputs[CONVERSATIONS] = made[CONVERSATIONS]
     return Stage(
         f"evaluate-{name}",
         recipe,

@@ -50,7 +50,9 @@ class PromptOptions:
 
 def ask(chunk: Chunk, index: int, options: PromptOptions) -> Ask:
     """The request for question `index` (from 0) about a chunk; another index has another seed, so another question."""
-    drawn = f"{options.seed}/{chunk.sha256}/{chunk.document}/{chunk.number}/{index}"
+    # By content alone: where a document lies must not decide what is asked about it.
+    told = hashlib.sha256(chunk.text.encode("utf-8", "surrogatepass")).hexdigest()
+    drawn = f"{options.seed}/{chunk.sha256}/{chunk.number}/{told}/{index}"
     seed = int.from_bytes(hashlib.sha256(drawn.encode()).digest()[:4], "big") >> 1
     return Ask((Turn("user", _prompt(chunk.text, options.language)),), options.max_tokens, options.temperature, seed)
 

@@ -79,7 +79,9 @@ def inputs(tmp_path: Path) -> dict[str, Artifact]:
     return {
         "documents": artifact(tmp_path / "documents", "documents", {}),
         "decontaminate": artifact(tmp_path / "decontaminate", "decontaminate", {}),
-        "questions": artifact(tmp_path / "questions", "synthesize-qa", {"chunk_tokens": TOKENS}),
+        "questions": artifact(
+            tmp_path / "questions", "synthesize-qa", {"chunk_tokens": TOKENS, "written_by_model": False}
+        ),
         "tokenizer": artifact(tmp_path / "tokenizer", "tokenizer", {}),
     }
 
@@ -128,7 +130,7 @@ def test_questions_of_other_chunks_or_documents_and_no_examples_at_all_are_error
     with pytest.raises(UserError, match=r"sequence=200, least_pairs=1: no example.*longer than the sequence.*; raise"):
         run_stage(compose_qa, ComposeRecipe(sequence=200), inputs)
     questions = inputs["questions"]
-    otherwise = Artifact(replace(questions.manifest, values={"chunk_tokens": 200}), questions.url)
+    otherwise = Artifact(replace(questions.manifest, values={**questions.values, "chunk_tokens": 200}), questions.url)
     with pytest.raises(UserError, match=r"by the questions chunk \d+ is characters.*make the questions again"):
         run_stage(compose_qa, ComposeRecipe(sequence=2000), inputs | {"questions": otherwise})
     drops = pa.table(

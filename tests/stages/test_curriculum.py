@@ -82,7 +82,8 @@ def test_lwm_7b_states_the_papers_text_stages():
 def test_a_change_upstream_changes_identities_downstream_and_nowhere_else():
     before, after = graph(), graph(words=["stages.text-2k.steps=49"])
     changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
-    assert changed == {"text-2k", "evaluate-text-2k", "text-4k", "evaluate-text-4k", "text-8k", "evaluate-text-8k"}
+    trained = {"text-2k", "text-4k", "text-8k", "text-chat-2k", "text-chat-8k"}
+    assert changed == trained | {f"evaluate-{name}" for name in trained}
 
 
 def test_how_a_stage_draws_is_part_of_it_and_how_it_is_split_is_not():
@@ -91,7 +92,8 @@ def test_how_a_stage_draws_is_part_of_it_and_how_it_is_split_is_not():
     before, after = graph(words=wish), graph(words=[*wish, "stages.text-1k.steps=77"])
     packed = recipe(after["pack-text-1k"])
     assert (packed.mixture.replay_share, packed.mixture.domains, packed.steps) == (0.4, {"books": 2.0, "code": 1.0}, 77)
-    assert "conversations" not in before  # a text mixture names domains, not corpora of conversations
+    # A text mixture names domains, not corpora of conversations.
+    assert set(before["conversations"].inputs) == {"tokenizer", "chat", "qa-2k", "qa-8k"}
     assert before["pack-text-1k"].fingerprint != after["pack-text-1k"].fingerprint
     assert recipe(after["pack-text-2k"]).steps == 0
     auto = graph(words=wish, placing=["train.shapes=auto"])
