@@ -46,7 +46,11 @@ def run(context: StageContext, recipe: PackConversationsRecipe) -> Result:
     index = TokenStore.open(context.inputs["tokens"].path("tokens")).index
     where = f"stages.{context.stage.name.removeprefix('pack-')}.mixture"
     shares = {corpus: share for corpus, share in recipe.mixture.items() if share > 0}
-    chosen = {name: select_whole(index, "train", name, recipe.sequence, f"{where}.{name}") for name in shares}
+    # A corpus that was made for one length has it in its name, as in qa-8k; a person writes mixture.qa.
+    chosen = {
+        name: select_whole(index, "train", name, recipe.sequence, f"{where}.{name.partition('-')[0]}")
+        for name in shares
+    }
     plans = {
         name: pack(index, cut_in_rows(index, whole.documents, recipe.sequence), recipe.sequence, recipe.weigh_by)
         for name, whole in chosen.items()

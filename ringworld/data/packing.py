@@ -65,7 +65,7 @@ def select_whole(index: TokenIndex, split: Split, corpus: str, sequence: int, wh
     if not (fits & answered).any():
         raise UserError(
             f"{where}: none of {len(documents)} {split} conversations of {corpus} fits a row of {sequence} tokens "
-            f"whole; they have {describe_lengths(tokens)}. Add sources.{corpus}, or take {corpus} out of the mixture"
+            f"whole; they have {describe_lengths(tokens)}. Give shorter ones, or set {where}=0"
         )
     dropped = {"longer than a row": int((~fits).sum()), "no answer": int((fits & ~answered).sum())}
     return Whole(documents[fits & answered], {reason: count for reason, count in dropped.items() if count})
