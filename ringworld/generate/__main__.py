@@ -128,6 +128,10 @@ def _answer(sampler: Sampler, ids: np.ndarray, options: argparse.Namespace) -> R
         print("\n(interrupted)", file=sys.stderr)
         return None
     print(flush=True)
+    if reply.finish == "error":
+        raise UserError(
+            "the model's output is no number (NaN or infinite): its weights are broken, or try --dtype float32"
+        )
     if len(reply.tokens) > 1:
         rate = (len(reply.tokens) - 1) / max(time.monotonic() - began[0], 1e-9)
         print(

@@ -5,13 +5,15 @@
 - The sequence is dealt out like cards: of `count` sequence shards, the one numbered p % count holds the token at
   position p, at index p // count. So any run of positions is shared evenly, and a shard knows the positions of what it
   holds without storing them (striped attention, arXiv:2311.09431).
-- Nothing is ever cleared. A query sees positions up to its own; whatever lies behind them in the slot was left by an
-  earlier request, or is the padding of a chunk, and is overwritten before anyone can see it.
+- Nothing is cleared for the next request. A query sees positions up to its own; whatever lies behind them in the slot
+  was left by an earlier request, or is the padding of a chunk, and is overwritten before anyone can see it. Not so
+  numbers that are not finite: what no one sees has weight 0, and 0 x NaN is NaN. A slot that holds such is wiped.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +26,8 @@ from ringworld.mesh import BATCH_AXES, SEQUENCE_AXES
 from ringworld.model.config import ModelConfig
 
 SPEC = PartitionSpec(BATCH_AXES, "tensor", SEQUENCE_AXES, None)
+# Tokens of a slot on a shard that are copied at a time.
+_BLOCK = 512
 
 
 class LayerCache(NamedTuple):
@@ -118,3 +122,38 @@ def write_tokens(
         return whole.at[slots, :, index].set(part[:, 0], mode="drop", unique_indices=True)
 
     return LayerCache(write(cache.k, k), write(cache.v, v))
+
+
+def copy_slot(cache: Cache, source: jax.Array, target: jax.Array, tokens: jax.Array) -> Cache:
+    """The cache with the first `tokens` indices of slot `source` in slot `target` too, int32 []; all layers."""
+    return _by_blocks(cache, source, target, tokens, lambda part: part)
+
+
+def wipe_unless_finite(cache: Cache, slot: jax.Array, axes: tuple[str, ...]) -> tuple[Cache, jax.Array]:
+    """The cache with zeros in a slot (int32 []; -1: none) that holds a number that is not finite; bool [], that it did
+    not. axes: the mesh axes that share the slot."""
+    active, slot = slot >= 0, jnp.maximum(slot, 0)
+    finite = jnp.stack([jnp.isfinite(x[slot]).all() for x in jax.tree.leaves(cache)]).all() | ~active
+    if axes:
+        finite = lax.pmin(finite.astype(jnp.int32), axes) > 0
+    return _by_blocks(cache, slot, slot, jnp.where(finite, 0, cache[0].k.shape[2]), jnp.zeros_like), finite
+
+
+def _by_blocks(
+    cache: Cache, source: jax.Array, target: jax.Array, tokens: jax.Array, made: Callable[[jax.Array], jax.Array]
+) -> Cache:
+    """The cache with what is made of a slot's first tokens in another one, in place: a block of them exists twice."""
+    length = cache[0].k.shape[2]
+    block = min(_BLOCK, length)
+
+    def write(n: jax.Array, cache: Cache) -> Cache:
+        # The last block of a length that `block` does not divide begins earlier.
+        begin = jnp.minimum(n * block, length - block)
+
+        def of(x: jax.Array) -> jax.Array:
+            part = lax.dynamic_slice(x, (source, 0, begin, 0), (1, x.shape[1], block, x.shape[3]))
+            return lax.dynamic_update_slice(x, made(part), (target, 0, begin, 0))
+
+        return jax.tree.map(of, cache)
+
+    return lax.fori_loop(0, -(-tokens // block), write, cache)

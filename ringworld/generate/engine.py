@@ -4,8 +4,11 @@
   is past its prompt. So a long prompt delays the others' next tokens by one chunk, not by itself.
 - What a request gets depends on itself alone: the shapes of all programs are fixed, a prompt is cut where its own
   length says, and random numbers come from its seed and its positions.
-- A slot remembers which whole chunks of a prompt it holds. A prompt that begins with the same ones goes on from there;
-  only chunks that were cut the same way count, so the answer is bitwise the one that it would be without.
+- A slot remembers which whole chunks of a prompt it holds, and a prompt that it holds to the end with the logits after
+  it. A prompt that begins with the same chunks goes on from there, in that slot or in a copy of it; several choices of
+  one prompt read it once. Only chunks that were cut the same way count, so the answer is bitwise the one that it would
+  be without.
+- Logits that are not finite end their request, and no other: its slot is wiped.
 
 The engine knows token ids only, and no threads: one caller submits, cancels and steps.
 """
@@ -18,13 +21,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import jax
 import numpy as np
 
 from ringworld.errors import UserError
 from ringworld.generate.programs import Chunk, Drawn, Programs, State
 from ringworld.generate.sampling import GREEDY, Likelihoods, Sampling, knobs_of
 
-Finish = Literal["stop", "length"]
+# error: the model's logits were not finite numbers.
+Finish = Literal["stop", "length", "error"]
 # The shortest chunk, in tokens of one shard: a shorter rest of a prompt is padded to it.
 _SHORTEST = 32
 # A slot's tokens on a shard come in multiples of this: block backends cut keys so, and would copy what is left over.
@@ -74,6 +79,30 @@ class Event:
     prompt: tuple[TokenLikelihood, ...] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """What a slot holds: the ids of a prompt's whole chunks; of a prompt that was read to its end, all ids, and the
+    logits [batch shards, vocabulary] that came with its last chunk."""
+
+    chunks: np.ndarray
+    whole: np.ndarray | None = None
+    logits: jax.Array | None = None
+
+    def of(self, request: Request, chunk: int) -> int:
+        """Tokens of a prompt that need not be read again: all, or whole chunks without the last token, which must be
+        computed."""
+        if request.score:
+            return 0
+        if self.whole is not None and np.array_equal(self.whole, request.ids):
+            return len(request.ids)
+        shared = min(len(self.chunks), len(request.ids) - 1)
+        differ = np.flatnonzero(self.chunks[:shared] != request.ids[:shared])
+        return (int(differ[0]) if len(differ) else shared) // chunk * chunk
+
+
+_NOTHING = _Held(np.zeros(0, np.int32))
+
+
 @dataclass(eq=False)
 class _Running:
     ticket: int
@@ -118,7 +147,7 @@ class Engine:
         self._tickets = itertools.count(1)
         self._waiting: deque[_Running] = deque()
         self._running: list[_Running | None] = [None] * slots
-        self._held: list[np.ndarray] = [np.zeros(0, np.int32)] * slots  # whole chunks in each slot
+        self._held = [_NOTHING] * slots
         self._state: State | None = None  # on the device; None: make it anew from _running
 
     @property
@@ -160,6 +189,8 @@ class Engine:
         self._waiting = deque(running for running in self._waiting if running.ticket != ticket)
         for running in self._running:
             if running is not None and running.ticket == ticket:
+                if 0 < running.read < running.prompt:  # no one has seen yet what these chunks lead to
+                    self._wipe_unless_finite(running)
                 self._free(running)
 
     def step(self) -> list[Event]:
@@ -171,6 +202,12 @@ class Engine:
             group = self._next_group()
             if not group:
                 break
+            taken = [running for running in group if self._take_over(running)]
+            for running in taken:
+                if (logits := self._held[running.slot].logits) is not None:
+                    events += self._first([running], logits)
+            if taken:
+                continue
             budget -= sum(self._size(running) for running in group)
             events += self._read(group)
         if any(running is not None and not running.reading for running in self._running):
@@ -182,21 +219,26 @@ class Engine:
         while self._waiting and None in self._running:
             running = self._waiting.popleft()
             free = [slot for slot, occupant in enumerate(self._running) if occupant is None]
-            kept = {slot: self._reusable(slot, running.request) for slot in free}
+            kept = {slot: self._held[slot].of(running.request, self.chunk) for slot in free}
             # Among equals the one that holds least, so that what a later prompt may need stays.
-            slot = min(free, key=lambda slot: (-kept[slot], len(self._held[slot]), slot))
-            running.slot, running.read = slot, kept[slot]
-            self._held[slot] = self._held[slot][: running.read]
-            self._running[slot] = running
+            running.slot = min(free, key=lambda slot: (-kept[slot], len(self._held[slot].chunks), slot))
+            self._running[running.slot] = running
 
-    def _reusable(self, slot: int, request: Request) -> int:
-        """Tokens of whole chunks that a slot holds of a prompt, without its last token, which must be computed."""
-        if request.score:
-            return 0
-        shared = min(len(self._held[slot]), len(request.ids) - 1)
-        differ = np.flatnonzero(self._held[slot][:shared] != request.ids[:shared])
-        same = int(differ[0]) if len(differ) else shared
-        return same // self.chunk * self.chunk
+    def _take_over(self, running: _Running) -> bool:
+        """Have what a slot of the same batch shard, its own first, holds of a prompt beyond what was read."""
+        size = self.slots // self._programs.batch_shards
+        first = running.slot // size * size
+        kept = {slot: self._held[slot].of(running.request, self.chunk) for slot in range(first, first + size)}
+        source = max(kept, key=lambda slot: (kept[slot], slot == running.slot))
+        if kept[source] <= running.read:
+            return False
+        running.read = kept[source]
+        if source != running.slot:
+            rows = np.zeros((3, self._programs.batch_shards), np.int32)
+            rows[:, self._shard(running)] = source - first, running.slot - first, running.read
+            self._cache = self._programs.copy(self._cache, *rows)
+        self._holds(running, self._held[source].logits)
+        return True
 
     def _size(self, running: _Running) -> int:
         """Tokens of the chunk that this prompt is read by next: decided by its length alone."""
@@ -219,6 +261,14 @@ class Engine:
     def _shard(self, running: _Running) -> int:
         return running.slot * self._programs.batch_shards // self.slots
 
+    def _holds(self, running: _Running, logits: jax.Array | None) -> None:
+        """Note what a slot holds after so much of a prompt was read; nothing of a scored one, by another program."""
+        ids, read = running.request.ids, running.read
+        held = _Held(ids[: read // self.chunk * self.chunk])
+        if read == len(ids):
+            held = replace(held, whole=ids, logits=logits)
+        self._held[running.slot] = _NOTHING if running.request.score else held
+
     def _read(self, group: Sequence[_Running]) -> list[Event]:
         rows, size = self._programs.batch_shards, self._size(group[0])
         chunk = Chunk(
@@ -228,34 +278,42 @@ class Engine:
             start=np.zeros(rows, np.int32),
             end=np.zeros(rows, np.int32),
         )
-        knobs = [GREEDY] * rows
         for running in group:
             row, ids, start = self._shard(running), running.request.ids, running.read
             part, after = ids[start : start + size], ids[start + 1 : start + size + 1]
+            # Padding is a token of the prompt itself: whatever that leads to, it does to this request alone.
+            chunk.tokens[row] = part[-1]
             chunk.tokens[row, : len(part)], chunk.next_tokens[row, : len(after)] = part, after
             chunk.slot[row] = running.slot % (self.slots // rows)
             chunk.start[row], chunk.end[row] = start, running.prompt
-            knobs[row] = running.request.sampling
-        most = MOST if any(running.request.most for running in group) else 0
-        score = group[0].request.score
-        self._cache, drawn, scored = self._programs.chunk(
-            self._cache, chunk, knobs_of(knobs), max(most, MOST) if score else most, score
-        )
+        scored = None
+        if group[0].request.score:
+            self._cache, logits, scored = self._programs.score(self._cache, chunk, MOST)
+        else:
+            self._cache, logits = self._programs.chunk(self._cache, chunk)
         events = []
-        told = _on_host(drawn) if any(r.read + size >= r.prompt for r in group) else None
         for running in group:
-            row, before = self._shard(running), running.read
+            before = running.read
             running.read = min(before + size, running.prompt)
-            if running.read - before == self.chunk:
-                self._held[running.slot] = running.request.ids[: running.read]
+            self._holds(running, logits)
             if scored is not None:
-                running.scores += _told(scored, row, min(size, running.prompt - 1 - before), running.request.most)
+                count = min(size, running.prompt - 1 - before)
+                running.scores += _told(scored, self._shard(running), count, running.request.most)
             if running.reading:
                 events.append(Event(running.ticket, None, running.read, running.prompt))
-            else:
-                assert told is not None
-                events.append(self._accept(running, *_row(told, row, running.request.most)))
-        return events
+        ended = [running for running in group if not running.reading]
+        return events + self._first(ended, logits) if ended else events
+
+    def _first(self, ended: Sequence[_Running], logits: jax.Array) -> list[Event]:
+        """Draw the first tokens of prompts, one of each batch shard, from the logits after them."""
+        rows = self._programs.batch_shards
+        positions, knobs = np.zeros(rows, np.int32), [GREEDY] * rows
+        for running in ended:
+            row = self._shard(running)
+            positions[row], knobs[row] = running.prompt, running.request.sampling
+        most = MOST if any(running.request.most for running in ended) else 0
+        told = jax.device_get(self._programs.draw(logits, positions, knobs_of(knobs), most))
+        return [self._accept(running, told, self._shard(running)) for running in ended]
 
     def _draw(self) -> list[Event]:
         active = [r for r in self._running if r is not None and not r.reading]
@@ -269,12 +327,17 @@ class Engine:
             self._state = self._programs.state(tokens, positions, counts, knobs_of(knobs))
         most = MOST if any(running.request.most for running in active) else 0
         self._cache, self._state, drawn = self._programs.step(self._cache, self._state, most)
-        told = _on_host(drawn)
-        return [self._accept(running, *_row(told, running.slot, running.request.most)) for running in active]
+        told = jax.device_get(drawn)
+        return [self._accept(running, told, running.slot) for running in active]
 
-    def _accept(self, running: _Running, token: int, likelihood: TokenLikelihood | None) -> Event:
+    def _accept(self, running: _Running, told: Drawn, row: int) -> Event:
         """The event of a token, and the end of its request where it is the last."""
         request, first = running.request, running.drawn == 0
+        if not told.sound[row]:
+            self._wipe_unless_finite(running)
+            self._free(running)
+            return Event(running.ticket, None, running.read, running.prompt, "error")
+        token, likelihood = _row(told, row, request.most)
         prompt = tuple(running.scores) if first and request.score else None
         if request.max_tokens == 0:
             self._free(running)
@@ -290,6 +353,14 @@ class Engine:
         elif first:
             self._state = None
         return Event(running.ticket, token, running.read, running.prompt, finish, likelihood, prompt)
+
+    def _wipe_unless_finite(self, running: _Running) -> None:
+        """What is not finite, no later request of the slot may meet, and no other prompt may go on from."""
+        row, slots = self._shard(running), np.full(self._programs.batch_shards, -1, np.int32)
+        slots[row] = running.slot % (self.slots // len(slots))
+        self._cache, finite = self._programs.wipe_unless_finite(self._cache, slots)
+        if not finite[row]:
+            self._held[running.slot] = _NOTHING
 
     def _free(self, running: _Running) -> None:
         self._running[running.slot] = None
@@ -312,17 +383,11 @@ def _slot_length(context: int, sizes: Sequence[int], stripes: int) -> int:
     return -(-length // block) * block
 
 
-def _on_host(drawn: Drawn) -> tuple[np.ndarray, Likelihoods | None]:
-    told = drawn.likelihoods
-    return np.asarray(drawn.tokens), None if told is None else Likelihoods(*(np.asarray(x) for x in told))  # type: ignore[arg-type]
-
-
-def _row(told: tuple[np.ndarray, Likelihoods | None], row: int, most: int) -> tuple[int, TokenLikelihood | None]:
-    tokens, found = told
-    if not most or found is None:
-        return int(tokens[row]), None
-    one = Likelihoods(*(np.asarray(x)[None] for x in found))  # type: ignore[arg-type]
-    return int(tokens[row]), _told(one, 0, row + 1, most)[row]
+def _row(told: Drawn, row: int, most: int) -> tuple[int, TokenLikelihood | None]:
+    if not most or told.likelihoods is None:
+        return int(told.tokens[row]), None
+    one = Likelihoods(*(np.asarray(x)[None] for x in told.likelihoods))  # type: ignore[arg-type]
+    return int(told.tokens[row]), _told(one, 0, row + 1, most)[row]
 
 
 def _told(found: Likelihoods, row: int, count: int, most: int) -> list[TokenLikelihood]:

@@ -9,7 +9,8 @@ step then waits for weights, and no layer is copied out of a stack.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.generate.attend import attend_chunk, attend_tokens
-from ringworld.generate.cache import Cache, Stripes, write_chunk, write_tokens
+from ringworld.generate.cache import Cache, LayerCache, Stripes, write_chunk, write_tokens
 from ringworld.model.config import ModelConfig
 from ringworld.model.layout import DIMENSION_AXES, Layout
-from ringworld.model.llama import ONE_LAYER_DIMS, Params, bind_layer, embed, parameter_dims, rms_norm
+from ringworld.model.llama import ONE_LAYER_DIMS, Layer, Params, bind_layer, embed, parameter_dims, rms_norm
 from ringworld.model.rope import Rope
 from ringworld.model.shard import Shard
 
@@ -69,6 +70,15 @@ def prepare(config: ModelConfig, params: Params, mesh: Mesh, dtype: jnp.dtype) -
     return jax.jit(lay, out_shardings=shardings)(params)
 
 
+class Place(NamedTuple):
+    """Where a chunk goes and where its prompt ends, int32 []: the slot (-1: none, nothing is written), the position of
+    the chunk's first token, a multiple of the sequence shards, and the tokens of the prompt."""
+
+    slot: jax.Array
+    start: jax.Array
+    end: jax.Array
+
+
 def chunk_hidden(
     config: ModelConfig,
     shard: Shard,
@@ -77,29 +87,95 @@ def chunk_hidden(
     rope: Rope,
     cache: Cache,
     tokens: jax.Array,
-    slot: jax.Array,
-    start: jax.Array,
-    end: jax.Array,
+    place: Place,
 ) -> tuple[Cache, jax.Array, jax.Array]:
     """A chunk of one prompt through all layers, its keys and values written to its slot.
 
-    tokens int32 [1, t], this shard's; slot, start, end int32 [1]: the slot (-1: none, nothing is written), the
-    chunk's first position, a multiple of the sequence shards, and the tokens of the prompt.
-    Returns the cache, hidden states after the last norm [1, t, embed], and their positions [1, t].
+    tokens int32 [1, t], this shard's.
+    Returns the cache, hidden states after the last norm [1, t, embed], and that of the prompt's last token [1, embed],
+    the same on every rank, which has a meaning where the prompt ends in this chunk.
     """
-    slot, start, end = slot[0], start[0] // stripes.count, end[0]
-    active, slot = slot >= 0, jnp.maximum(slot, 0)
-    first = start if shard.tensor is None else start + lax.axis_index(shard.tensor) * tokens.shape[1]
-    positions = stripes.positions(first, tokens.shape[1])[None]
+    chunk = _Chunk.of(shard, stripes, rope, tokens, place)
     x = embed(tokens, weights["embedding"], shard)
-    written = []
-    for of_layer, kv in zip(weights["layers"], cache, strict=True):
+    cache, x = _through(chunk, config, weights["layers"], cache, x)
+    x = rms_norm(x, weights["norm"], config.norm_epsilon)
+    return cache, x, _last(chunk, x)[:, 0]
+
+
+def chunk_last(
+    config: ModelConfig,
+    shard: Shard,
+    whole: Whole,
+    stripes: Stripes,
+    weights: Params,
+    rope: Rope,
+    cache: Cache,
+    tokens: jax.Array,
+    place: Place,
+) -> tuple[Cache, jax.Array]:
+    """What `chunk_hidden` says of the cache and of the prompt's last token [1, embed], for less work.
+
+    All tokens need the last layer's keys and values; its attention and what follows, only the one that is asked for.
+    """
+    chunk = _Chunk.of(shard, stripes, rope, tokens, place)
+    *below, top = weights["layers"]
+    x = embed(tokens, weights["embedding"], shard)
+    written, x = _through(chunk, config, below, cache[:-1], x)
+    layer = bind_layer(config, top)
+    _, kv = _write(chunk, layer, cache[-1], x)
+    x, position = _last(chunk, x), place.end[None] - 1
+    q, _, _ = layer.attention.project(x, position[:, None], rope, whole, layer.attention.input_weights())
+    mine = LayerCache(*(lax.dynamic_index_in_dim(part, jnp.maximum(place.slot, 0), keepdims=True) for part in kv))
+    x = layer.finish(x, attend_tokens(q, mine, position, jnp.ones(1, bool), stripes), whole)
+    return (*written, kv), rms_norm(x, weights["norm"], config.norm_epsilon)[:, 0]
+
+
+class _Chunk(NamedTuple):
+    """A chunk as this shard sees it. positions [1, t], of its own tokens."""
+
+    shard: Shard
+    stripes: Stripes
+    rope: Rope
+    place: Place
+    positions: jax.Array
+
+    @classmethod
+    def of(cls, shard: Shard, stripes: Stripes, rope: Rope, tokens: jax.Array, place: Place) -> _Chunk:
+        first = place.start // stripes.count
+        if shard.tensor is not None:  # its ranks share the tokens of a sequence shard
+            first += lax.axis_index(shard.tensor) * tokens.shape[1]
+        return cls(shard, stripes, rope, place, stripes.positions(first, tokens.shape[1])[None])
+
+
+def _through(
+    chunk: _Chunk, config: ModelConfig, layers: Sequence[Params], cache: Cache, x: jax.Array
+) -> tuple[Cache, jax.Array]:
+    """A chunk [1, t, embed] through these layers, each with its cache."""
+    written, place = [], chunk.place
+    for of_layer, kv in zip(layers, cache, strict=True):
         layer = bind_layer(config, of_layer)
-        q, k, v = layer.attention.project(x, positions, rope, shard, layer.attention.input_weights())
-        kv = write_chunk(kv, k, v, slot, start, active)
-        x = layer.finish(x, attend_chunk(q, kv, slot, start, end, stripes, shard.backend), shard)
+        q, kv = _write(chunk, layer, kv, x)
+        slot, start = jnp.maximum(place.slot, 0), place.start // chunk.stripes.count
+        found = attend_chunk(q, kv, slot, start, place.end, chunk.stripes, chunk.shard.backend)
+        x = layer.finish(x, found, chunk.shard)
         written.append(kv)
-    return tuple(written), rms_norm(x, weights["norm"], config.norm_epsilon), positions
+    return tuple(written), x
+
+
+def _write(chunk: _Chunk, layer: Layer, cache: LayerCache, x: jax.Array) -> tuple[jax.Array, LayerCache]:
+    """A chunk's queries in a layer, and the layer's cache with its keys and values."""
+    place, attention = chunk.place, layer.attention
+    q, k, v = attention.project(x, chunk.positions, chunk.rope, chunk.shard, attention.input_weights())
+    slot, start = jnp.maximum(place.slot, 0), place.start // chunk.stripes.count
+    return q, write_chunk(cache, k, v, slot, start, place.slot >= 0)
+
+
+def _last(chunk: _Chunk, x: jax.Array) -> jax.Array:
+    """The row of x [1, t, embed] of the prompt's last token, [1, 1, embed] on every rank; zeros where none has it."""
+    row = jnp.where(chunk.positions[..., None] == chunk.place.end - 1, x, 0).sum(1, keepdims=True)
+    tensor = chunk.shard.tensor
+    axes = (*chunk.stripes.axes, *((tensor,) if tensor else ()))
+    return lax.psum(row, axes) if axes else row
 
 
 def token_hidden(

@@ -1,8 +1,8 @@
-"""The two compiled programs of a model on a mesh: a chunk of prompts, and a token for every slot.
+"""The compiled programs of a model on a mesh: a chunk of prompts, the token after a prompt, a token for every slot.
 
-Both take the cache and give it back in place (it is donated), draw tokens on the device, and hand the host a few
+They take the cache and give it back in place (it is donated), draw tokens on the device, and hand the host a few
 integers. A variant with `most` > 0 also tells how likely tokens were; a variant that scores tells it of every token of
-a prompt.
+a prompt. Two small ones copy a slot, and wipe one that holds numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.generate import cache as caches
 from ringworld.generate.cache import Cache, CacheShape, Stripes, stripes_of
-from ringworld.generate.forward import chunk_hidden, logits_of, prepare, shards, token_hidden, weight_specs
+from ringworld.generate.forward import (
+    Place,
+    chunk_hidden,
+    chunk_last,
+    logits_of,
+    prepare,
+    shards,
+    token_hidden,
+    weight_specs,
+)
 from ringworld.generate.sampling import Knobs, Likelihoods, draw, likelihoods
 from ringworld.mesh import BATCH_AXES
 from ringworld.model.config import ModelConfig
@@ -58,9 +67,11 @@ class State(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """New tokens int32 [rows] and how likely they were (None in a program that does not tell)."""
+    """New tokens int32 [rows]; whether the logits behind them were finite, bool [rows] (where not, a token means
+    nothing); how likely they were (None in a program that does not tell)."""
 
     tokens: jax.Array
+    sound: jax.Array
     likelihoods: Likelihoods | None
 
 
@@ -74,8 +85,10 @@ class Programs:
         # A chunk is split over these; so is a slot's length.
         self.unit = self.stripes.count * mesh.shape["tensor"]
         self._weights = prepare(config, params, mesh, self.dtype)
-        self._compiled: dict[tuple[str, int, bool], Callable[..., Any]] = {}
         self._rope = jax.device_put(rope, NamedSharding(mesh, PartitionSpec()))
+        self._chunk, self._copy, self._wipe = self._chunk_program(), self._copy_program(), self._wipe_program()
+        # By how many of the likeliest tokens they tell of.
+        self._score, self._step = functools.cache(self._score_program), functools.cache(self._step_program)
 
     def cache_shape(self, slots: int, length: int) -> CacheShape:
         return caches.cache_shape(self.config, slots, length, self.dtype)
@@ -84,28 +97,44 @@ class Programs:
         """An empty cache for so many slots (a multiple of the batch shards) of so many tokens (of `unit`)."""
         return caches.make_cache(self.cache_shape(slots, length), self.mesh)
 
-    def chunk(
-        self, cache: Cache, chunk: Chunk, knobs: Knobs, most: int = 0, score: bool = False
-    ) -> tuple[Cache, Drawn, Likelihoods | None]:
-        """A chunk through the model: its keys and values are written, and the token after the prompt's last is drawn.
+    def chunk(self, cache: Cache, chunk: Chunk) -> tuple[Cache, jax.Array]:
+        """A chunk through the model: its keys and values are written.
 
-        What is drawn has a meaning where the prompt ends in this chunk. With `score`: how likely each next token was
-        [rows, chunk], as numpy arrays.
+        Returns the logits after each prompt's last token, float32 [rows, vocabulary], which have a meaning where the
+        prompt ends in this chunk.
         """
+        return self._chunk(self._weights, self._rope, cache, *self._placed(chunk))
+
+    def score(self, cache: Cache, chunk: Chunk, most: int) -> tuple[Cache, jax.Array, Likelihoods]:
+        """`chunk`, and of each of its tokens how likely the next one was, and the `most` likeliest: numpy arrays
+        [rows, chunk]."""
         order = self._dealt(chunk.tokens.shape[1])
-        rows = [self._place(x[:, order], TOKENS) for x in (chunk.tokens, chunk.next_tokens)]
-        rows += [self._place(x, ROWS) for x in (chunk.slot, chunk.start, chunk.end)]
+        after = self._place(chunk.next_tokens[:, order], TOKENS)
+        program = self._score(most)
+        cache, logits, scored = program(self._weights, self._rope, cache, *self._placed(chunk), after)
+        back = np.argsort(order)
+        return cache, logits, jax.tree.map(lambda x: np.asarray(x)[:, back], scored)
+
+    def draw(self, logits: jax.Array, positions: np.ndarray, knobs: Knobs, most: int = 0) -> Drawn:
+        """The tokens at positions int32 [rows] that follow from what `chunk` returned."""
         placed = Knobs(*(self._place(np.asarray(x), ROWS) for x in knobs))
-        program = self._program("chunk", most, score)
-        cache, drawn, scored = program(self._weights, self._rope, cache, *rows, placed)
-        if scored is not None:
-            back = np.argsort(order)
-            scored = jax.tree.map(lambda x: np.asarray(x)[:, back], scored)
-        return cache, drawn, scored
+        return _drawn(logits, self._place(positions, ROWS), placed, most)
+
+    def copy(self, cache: Cache, source: np.ndarray, target: np.ndarray, tokens: np.ndarray) -> Cache:
+        """The cache with the first tokens of a slot of each batch shard in another one: int32 [rows]; no tokens where
+        there is nothing to do."""
+        rows = [self._place(x, ROWS) for x in (source, target, -(-tokens // self.stripes.count))]
+        return self._copy(cache, *rows)
+
+    def wipe_unless_finite(self, cache: Cache, slot: np.ndarray) -> tuple[Cache, np.ndarray]:
+        """The cache with zeros in each slot (int32 [rows]; -1: none) that holds numbers that are not finite; which did
+        not, bool [rows]."""
+        cache, finite = self._wipe(cache, self._place(slot, ROWS))
+        return cache, np.asarray(finite)
 
     def step(self, cache: Cache, state: State, most: int = 0) -> tuple[Cache, State, Drawn]:
         """The next token of every active slot."""
-        return self._program("step", most, False)(self._weights, self._rope, cache, state)
+        return self._step(most)(self._weights, self._rope, cache, state)
 
     def state(self, tokens: np.ndarray, positions: np.ndarray, active: np.ndarray, knobs: Knobs) -> State:
         """The state of all slots from numpy arrays [slots]."""
@@ -113,11 +142,9 @@ class Programs:
         placed = [self._place(x, ROWS) for x in arrays]
         return State(placed[0], placed[1], placed[2], Knobs(*placed[3:]))
 
-    def _program(self, kind: str, most: int, score: bool) -> Callable[..., Any]:
-        if (kind, most, score) not in self._compiled:
-            built = self._chunk_program(most, score) if kind == "chunk" else self._step_program(most)
-            self._compiled[kind, most, score] = built
-        return self._compiled[kind, most, score]
+    def _placed(self, chunk: Chunk) -> list[jax.Array]:
+        tokens = self._place(chunk.tokens[:, self._dealt(chunk.tokens.shape[1])], TOKENS)
+        return [tokens, *(self._place(x, ROWS) for x in (chunk.slot, chunk.start, chunk.end))]
 
     def _place(self, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
         return jax.device_put(array, NamedSharding(self.mesh, spec))
@@ -131,20 +158,26 @@ class Programs:
         # check_vma=False: block backends move device-varying values by hand.
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
 
-    def _chunk_program(self, most: int, score: bool) -> Callable[..., Any]:
+    def _chunk_program(self) -> Callable[..., Any]:
         stripes, config = self.stripes, self.config
         shard, whole = shards(self.mesh, self.dtype)
 
-        def local(weights, rope, cache, tokens, next_tokens, slot, start, end):
-            cache, hidden, positions = chunk_hidden(
-                config, shard, stripes, weights, rope, cache, tokens, slot, start, end
-            )
-            # The last token lies on one shard; the sum brings it to all.
-            last = jnp.where(positions[..., None] == end[:, None, None] - 1, hidden, 0).sum(1)
-            axes = (*stripes.axes, *((shard.tensor,) if shard.tensor else ()))
-            logits = logits_of(lax.psum(last, axes) if axes else last, weights, whole)
-            if not score:
-                return cache, logits, None
+        def local(weights, rope, cache, tokens, slot, start, end):
+            place = Place(slot[0], start[0], end[0])
+            cache, last = chunk_last(config, shard, whole, stripes, weights, rope, cache, tokens, place)
+            return cache, logits_of(last, weights, whole)
+
+        sharded = self._sharded(local, (TOKENS, ROWS, ROWS, ROWS), (caches.SPEC, ROWS))
+
+        return jax.jit(sharded, donate_argnums=2)
+
+    def _score_program(self, most: int) -> Callable[..., Any]:
+        stripes, config = self.stripes, self.config
+        shard, whole = shards(self.mesh, self.dtype)
+
+        def local(weights, rope, cache, tokens, slot, start, end, next_tokens):
+            place = Place(slot[0], start[0], end[0])
+            cache, hidden, last = chunk_hidden(config, shard, stripes, weights, rope, cache, tokens, place)
 
             def of_piece(piece: tuple[jax.Array, jax.Array]) -> Likelihoods:
                 return likelihoods(
@@ -160,18 +193,13 @@ class Programs:
                     next_tokens.reshape(pieces, 1, -1),
                 ),
             )
-            return cache, logits, jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), found)
+            scored = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), found)
+            return cache, logits_of(last, weights, whole), scored
 
         each = PartitionSpec(*TOKENS, None)
-        scores = Likelihoods(TOKENS, each, each) if score else None  # type: ignore[arg-type]
-        sharded = self._sharded(local, (TOKENS, TOKENS, ROWS, ROWS, ROWS), (caches.SPEC, ROWS, scores))
-
-        @functools.partial(jax.jit, donate_argnums=2)
-        def program(weights, rope, cache, tokens, next_tokens, slot, start, end, knobs):
-            cache, logits, scored = sharded(weights, rope, cache, tokens, next_tokens, slot, start, end)
-            return cache, _drawn(logits, end, knobs, most), scored
-
-        return program
+        scores = Likelihoods(TOKENS, each, each)  # type: ignore[arg-type]
+        sharded = self._sharded(local, (TOKENS, ROWS, ROWS, ROWS, TOKENS), (caches.SPEC, ROWS, scores))
+        return jax.jit(sharded, donate_argnums=2)
 
     def _step_program(self, most: int) -> Callable[..., Any]:
         stripes, config = self.stripes, self.config
@@ -191,10 +219,32 @@ class Programs:
 
         return program
 
+    def _copy_program(self) -> Callable[..., Any]:
+        def local(cache, source, target, tokens):
+            return caches.copy_slot(cache, source[0], target[0], tokens[0])
 
+        specs = (caches.SPEC, ROWS, ROWS, ROWS)
+        sharded = jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=caches.SPEC, check_vma=False)
+        return jax.jit(sharded, donate_argnums=0)
+
+    def _wipe_program(self) -> Callable[..., Any]:
+        axes = (*self.stripes.axes, *(("tensor",) if self.mesh.shape["tensor"] > 1 else ()))
+
+        def local(cache, slot):
+            cache, finite = caches.wipe_unless_finite(cache, slot[0], axes)
+            return cache, finite[None]
+
+        specs = (caches.SPEC, ROWS)
+        sharded = jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=specs, check_vma=False)
+        return jax.jit(sharded, donate_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=3)
 def _drawn(logits: jax.Array, positions: jax.Array, knobs: Knobs, most: int) -> Drawn:
     tokens = draw(logits, positions, knobs)
-    return Drawn(tokens, likelihoods(logits, tokens, most) if most else None)
+    # Of a row with a NaN, the greatest is NaN.
+    sound = jnp.isfinite(logits.max(-1))
+    return Drawn(tokens, sound, likelihoods(logits, tokens, most) if most else None)
 
 
 def _own(gathered: jax.Array, tensor: str | None) -> jax.Array:

@@ -192,6 +192,8 @@ class Writer:
             if logprobs:
                 likely[index].append(logprobs)
             ends[index] = piece.finish
+            if piece.finish == "error":
+                raise Refusal(500, "the model's output is no number (NaN or infinite); try other weights or --dtype")
         choices = []
         for index in range(len(texts)):
             text = "".join(texts[index])

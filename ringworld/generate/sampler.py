@@ -4,8 +4,9 @@
     for index, reply in sampler.run([Prompt(ids, max_tokens=100, stop=("\n\n",)), ...]):
         ...
 
-A request ends at the tokenizer's end of text, at one of its stop strings, or at max_tokens. `run` hands replies out as
-they finish; `submit` and `step` are the same with pieces of text as they come.
+A request ends at the tokenizer's end of text, at one of its stop strings, or at max_tokens; by the finish "error" where
+the model's logits are not finite numbers, with the text that came before. `run` hands replies out as they finish;
+`submit` and `step` are the same with pieces of text as they come.
 """
 
 from __future__ import annotations

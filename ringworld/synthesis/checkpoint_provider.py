@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ringworld.errors import UserError
 from ringworld.generate.chat import Prompts
@@ -11,7 +12,7 @@ from ringworld.generate.sampler import Prompt, open_sampler
 from ringworld.generate.sampling import Sampling
 from ringworld.mesh import make_mesh, parse_mesh
 from ringworld.synthesis.options import SamplerOptions
-from ringworld.synthesis.providers import REFUSED, Meter, Patience
+from ringworld.synthesis.providers import NOT_A_NUMBER, REFUSED, Meter, Patience
 from ringworld.synthesis.records import Ask, Reply
 
 
@@ -52,8 +53,10 @@ class CheckpointProvider:
                 possible.append(index)
                 prompts.append(prompt)
         for place, reply in self._sampler.run(prompts):
-            finish = "length" if reply.finish == "length" else "stop"
-            said = Reply(reply.text, finish, self.model, reply.prompt_tokens, len(reply.tokens))
+            said = Reply(reply.text, reply.finish, self.model, reply.prompt_tokens, len(reply.tokens))
+            if reply.finish == "error":
+                meter.failed(NOT_A_NUMBER, 0)
+                said = replace(said, text="the model's output is NaN or infinite", error=NOT_A_NUMBER)
             yield possible[place], self._saw(said)
         self._patience.in_doubt()  # raises where everything was refused
 

@@ -1,5 +1,7 @@
 """What the engine draws is what the model without a cache says, on any mesh, whoever else is in the batch."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -96,10 +98,105 @@ def test_a_prompt_goes_on_from_whole_chunks_that_a_slot_still_holds(model):
     assert first[0].read == 220  # all at once: 192 tokens were there, one chunk of 32 was left
     tokens = [event.token for event in first] + drain(engine)[ticket]
     # Of 150 tokens in common with what is held, two chunks count.
-    assert engine._reusable(0, Request(np.concatenate([book[:150], question]), 1)) == 128
+    assert engine._held[0].of(Request(np.concatenate([book[:150], question]), 1), engine.chunk) == 128
     fresh = model.engine()
     ticket = fresh.submit(Request(np.concatenate([book, question]), 10, Sampling(temperature=1.0, seed=4)))
     assert tokens == drain(fresh)[ticket]
+
+
+def counted(engine) -> list[int]:
+    """The chunks that an engine reads from now on, by their length."""
+    read, programs = [], copy.copy(engine._programs)
+    chunk = programs.chunk
+    programs.chunk = lambda cache, one: read.append(one.tokens.shape[1]) or chunk(cache, one)
+    engine._programs = programs
+    return read
+
+
+@pytest.mark.parametrize("mesh", ["data=1", "data=2,tensor=2,ring=2"])
+def test_choices_of_one_prompt_read_it_once_on_each_batch_shard(model, mesh):
+    def choice(seed: int) -> Request:
+        return Request(prompt(150), 6, Sampling(temperature=1.5, seed=seed), most=2)
+
+    def answers(engine, requests) -> dict[int, list]:
+        tickets = [engine.submit(request) for request in requests]
+        events = []
+        while engine.busy:
+            events += [event for event in engine.step() if event.token is not None]
+        return {n: [(e.token, e.likelihood) for e in events if e.ticket == t] for n, t in enumerate(tickets)}
+
+    alone = {seed: answers(model.engine(mesh), [choice(seed)])[0] for seed in range(6)}
+    assert len({tuple(token for token, _ in found) for found in alone.values()}) == 6
+    engine = model.engine(mesh)
+    read = counted(engine)
+    assert answers(engine, [choice(seed) for seed in range(6)]) == alone  # two more choices than slots
+    assert len(read) == 3  # 150 tokens; both batch shards read at the same time
+
+
+def test_questions_about_one_book_asked_together_read_its_chunks_once(model):
+    book = prompt(200)
+    asked = [np.concatenate([book, prompt(20, n)]) for n in range(3)]
+    engine = model.engine()
+    read = counted(engine)
+    tickets = [engine.submit(Request(ids, 8)) for ids in asked]
+    found = drain(engine)
+    assert read == [64, 64, 64, 32, 32, 32]
+    for ticket, ids in zip(tickets, asked, strict=True):
+        assert found[ticket] == model.greedy(ids, 8)
+
+
+def broken_engine(model, sound):
+    """An engine of the same model with a NaN in the embedding of a token that is not among `sound` ones; that token."""
+    token = next(n for n in range(256) if n not in set(sound))
+    engine = model.engine()
+    programs = copy.copy(engine._programs)
+    programs._weights = {**programs._weights, "embedding": programs._weights["embedding"].at[token].set(np.nan)}
+    engine._programs = programs
+    return engine, token
+
+
+def test_a_nan_ends_its_request_by_an_error_and_no_other(model):
+    good = {n: model.greedy(prompt(n), 12) for n in (30, 100, 7)}
+    later = {n: model.greedy(prompt(n), 12) for n in (9, 10, 11, 12)}
+    prompts = [token for n in (*good, *later, 70) for token in prompt(n).tolist()]
+    engine, token = broken_engine(model, sum([*good.values(), *later.values()], prompts))
+    bad = engine.submit(Request(np.array([*prompt(70), token, *prompt(30)]), 12))
+    tickets = {engine.submit(Request(prompt(n), 12)): n for n in good}
+    events = []
+    while engine.busy:
+        events += engine.step()
+    assert [event.finish for event in events if event.ticket == bad] == [None, "error"]
+    for ticket, n in tickets.items():
+        assert [event.token for event in events if event.ticket == ticket if event.token is not None] == good[n]
+    # One of these comes into its slot: what it left behind their prompts would be NaN for them.
+    tickets = {engine.submit(Request(prompt(n), 12)): n for n in later}
+    found = drain(engine)
+    for ticket, n in tickets.items():
+        assert found[ticket] == later[n]
+
+
+def test_a_nan_while_tokens_are_drawn_comes_after_the_sound_ones(model):
+    tokens = model.greedy(prompt(20), 10)
+    first = next(n for n, token in enumerate(tokens) if token not in prompt(20))
+    engine, _ = broken_engine(model, set(range(256)) - {tokens[first]})
+    engine.submit(Request(prompt(20), 10))
+    events = []
+    while engine.busy:
+        events += engine.step()
+    assert [event.token for event in events] == [*tokens[: first + 1], None]
+    assert events[-1].finish == "error"
+
+
+def test_a_nan_in_a_prompt_that_was_given_up_is_wiped_too(model):
+    later = {n: model.greedy(prompt(n), 10) for n in (9, 10, 11, 12)}
+    engine, token = broken_engine(model, [id for n, ids in later.items() for id in [*ids, *prompt(n), *prompt(200)]])
+    given_up = engine.submit(Request(np.array([*prompt(40), token, *prompt(200)]), 10))
+    assert engine.step()[0].finish is None
+    engine.cancel(given_up)
+    tickets = {engine.submit(Request(prompt(n), 10)): n for n in later}
+    found = drain(engine)
+    for ticket, n in tickets.items():
+        assert found[ticket] == later[n]
 
 
 def test_what_an_earlier_request_left_in_a_slot_is_never_seen(model):
@@ -129,6 +226,8 @@ def test_a_cancelled_request_frees_its_slot_and_hurts_no_other(model):
 def test_prompts_are_scored_as_the_whole_model_scores_them(model):
     ids = prompt(150)
     engine = model.engine("tensor=2,ulysses=2,ring=2")
+    engine.submit(Request(ids, 1))  # a slot that holds the prompt spares a scored one nothing
+    drain(engine)
     engine.submit(Request(ids, 0, most=3, score=True))
     [event] = [event for _ in range(3) for event in engine.step() if event.finish]
     logits = model.logits(ids).astype(np.float64)
