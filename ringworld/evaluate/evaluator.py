@@ -41,9 +41,12 @@ from ringworld.train.weights import load_weights
 
 def evaluate(job: EvaluateJob, mesh_spec: MeshSpec) -> dict[str, Any]:
     """Run the job; returns what evaluation.json holds. Every process of the job calls it, the first one writes."""
+    with Vigil(job.options.stall_seconds, job.options.stall_seconds) as vigil:
+        return _evaluate(job, make_mesh(mesh_spec), vigil)
+
+
+def _evaluate(job: EvaluateJob, mesh: jax.sharding.Mesh, vigil: Vigil) -> dict[str, Any]:
     recipe, inputs = job.recipe, job.inputs
-    vigil = Vigil(job.options.stall_seconds, job.options.stall_seconds)
-    mesh = make_mesh(mesh_spec)
     check(recipe.model, mesh.shape)
     store, tokenizer = TokenStore.open(inputs.tokens), load_tokenizer(inputs.tokenizer)
     check_same(store.info.tokenizer_hash, tokenizer.hash, f"evaluation of {inputs.tokens}")

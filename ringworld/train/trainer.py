@@ -44,8 +44,12 @@ SAVE_SECONDS = 1800.0  # patience for writing the last checkpoint
 def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec) -> int:
     """Run the job to its end or to a request to stop; returns the exit code. Every process of the job calls it."""
     options = job.options
-    vigil, stop = Vigil(options.stall_seconds, options.startup_seconds), StopRequest()
-    mesh = make_mesh(mesh_spec)
+    with Vigil(options.stall_seconds, options.startup_seconds) as vigil, StopRequest() as stop:
+        return _train(job, state_dir, make_mesh(mesh_spec), vigil, stop)
+
+
+def _train(job: TrainJob, state_dir: str, mesh: Mesh, vigil: Vigil, stop: StopRequest) -> int:
+    options = job.options
     loader = open_loader(job)
     shaped = shaped_steps(job.recipe, options, mesh, loader)
     _write(job, "steps.json", describe(shaped, loader))

@@ -1,7 +1,8 @@
 """What watches over a trainer: the stall watchdog, the parent's death, and the request to stop.
 
 All three end in an exit code of the contract. The watchdog and the parent's watch run in one thread that never touches
-JAX, so they work while the main thread hangs in a collective.
+JAX, so they work while the main thread hangs in a collective. Both classes are context managers: once a job has ended,
+however it did, nothing watches the process that called it any more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 
@@ -24,14 +27,27 @@ HEARTBEAT_VARIABLE = "RINGWORLD_HEARTBEAT"  # a file: touched while this process
 
 
 class Vigil:
-    """One per process. `beat()` after every finished step; `startup_seconds` bounds the time to the first."""
+    """One at a time in a process. `beat()` after every finished step; `startup_seconds` bounds the time to the first
+    of them."""
 
     def __init__(self, stall_seconds: float, startup_seconds: float) -> None:
         self._stall, self._allowed = stall_seconds, startup_seconds
         self._last = time.monotonic()
         self._parent = int(os.environ.get(PARENT_VARIABLE, "0"))
         self._heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
-        threading.Thread(target=self._watch, name="vigil", daemon=True).start()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="vigil", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._last = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
 
     def beat(self) -> None:
         """A step has finished."""
@@ -42,8 +58,7 @@ class Vigil:
         self._last, self._allowed = time.monotonic(), seconds
 
     def _watch(self) -> None:
-        while True:
-            time.sleep(POLL_SECONDS)
+        while not self._over.wait(POLL_SECONDS):
             if self._heartbeat:
                 Path(self._heartbeat).touch()
             if self._parent and os.getppid() != self._parent:
@@ -62,8 +77,18 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = False
+        self._handler_before: Any = None
+
+    def __enter__(self) -> Self:
         if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._on_signal)
+            self._handler_before = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._handler_before or signal.SIG_DFL)
 
     def reached(self, step: int) -> bool:
         """True when every process should save after `step` and leave. Call it once per step, on every process."""

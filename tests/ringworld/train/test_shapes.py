@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 
 import jax
 import numpy as np
@@ -39,13 +38,10 @@ RECIPE = TrainRecipe(
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch):
+def one_device(monkeypatch):
     """The meshes here are small: only as many devices as a mesh names."""
     make = trainer.make_mesh
     monkeypatch.setattr(trainer, "make_mesh", lambda spec: make(spec, jax.devices()[: _size(spec)]))
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def _size(spec: MeshSpec) -> int:

@@ -45,9 +45,6 @@ def one_device(monkeypatch):
         return make(spec, jax.devices()[: int(np.prod(dataclasses.astuple(spec)))])
 
     monkeypatch.setattr(trainer, "make_mesh", of_size)
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +101,11 @@ def test_a_job_asked_to_stop_saves_and_resumes_bit_by_bit(corpus, calm, tmp_path
 
     asking = threading.Thread(target=ask_after_some_steps)
     asking.start()
+    handler = signal.getsignal(signal.SIGTERM)
     first = trainer.train(made, str(state), ONE)
     asking.join()
     assert first == PREEMPTED
+    assert signal.getsignal(signal.SIGTERM) == handler
     assert 2 <= len(losses(state)) < 8
     assert trainer.train(made, str(state), ONE) == DONE
     assert losses(state) == losses(calm / "state")
@@ -192,6 +191,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows_and_keeps_the_checkp
     assert "rows [" in str(error.value)
     assert str(step - 1) in os.listdir(state / "checkpoints")
     assert str(step) not in os.listdir(state / "checkpoints")
+    # Else the process of whoever called it would be ended for a stall, minutes later.
+    assert "vigil" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_weights_of_another_model_are_refused_by_name(calm, tmp_path):
