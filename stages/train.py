@@ -1,6 +1,7 @@
 """A training stage: the trainer on a gang of hosts, from the weights of another stage (or none) to weights of its own.
 
-Inputs: `plan` (a packing plan), `tokens` (the corpus), `params` (the stage to start from, when the recipe says so).
+Inputs: `plan` (a packing plan), `tokens` (the corpus), `vision` (examples with pictures, where the plan is of both),
+`params` (the stage to start from, when the recipe says so).
 Output: `params/`, the weights; `progress.jsonl`, every step that led to them; `job.yaml`, what the trainer was told;
 `steps.json`, the shape of every step and what was drawn of each part of the plan; `expected.json`, what a step was
 planned to take, and the memory that it took.
@@ -39,6 +40,7 @@ def run(context: StageContext, recipe: TrainRecipe) -> Result:
             tokens=context.inputs["tokens"].path("tokens"),
             output=context.attempt_dir,
             params=parent.path("params") if parent else base,
+            vision=context.inputs["vision"].path("tokens") if "vision" in context.inputs else None,
         ),
         options=from_mapping(TrainOptions, given, at="placement.options"),
     )

@@ -23,7 +23,7 @@ from ringworld.data.balance import Documents, Layout, balance
 from ringworld.data.order import Order
 from ringworld.data.plan import PackingPlan, loss_weights
 from ringworld.data.shapes import ALONE, Split, deal
-from ringworld.data.token_store import TokenStore
+from ringworld.data.stores import Store
 from ringworld.data.tokenizers import check_same
 from ringworld.errors import UserError
 
@@ -66,9 +66,7 @@ WHOLE = Part()
 class Loader:
     """Batches of a plan. Steps count from 0. Safe to share between threads."""
 
-    def __init__(
-        self, store: TokenStore, plan: PackingPlan, seed: int, rows_per_batch: int, shuffle: bool = True
-    ) -> None:
+    def __init__(self, store: Store, plan: PackingPlan, seed: int, rows_per_batch: int, shuffle: bool = True) -> None:
         """rows_per_batch: of the longest rows; of shorter ones as many as have the same tokens. shuffle=False: rows in
         the plan's order, for evaluation.
 
@@ -77,7 +75,7 @@ class Loader:
         """
         check_same(store.info.tokenizer_hash, plan.tokenizer_hash, f"the packing plan and the token store {store.url}")
         if store.info.answers != plan.marked:
-            kinds = ("plain text", "conversations")
+            kinds = ("text whose every token counts", "conversations")
             raise UserError(
                 f"the packing plan is of {kinds[plan.marked]} and the token store {store.url} of "
                 f"{kinds[store.info.answers]}; pack that store"
@@ -129,8 +127,14 @@ class Loader:
         first, end = _bounds(part.columns, sequence)
         place, slices = self._slices(planned)
         begins = plan.position[slices] == 0
-        answers, weights = plan.answers[slices], plan.weight[slices]
-        weight = loss_weights(answers, np.cumsum(begins) - 1, weights, plan.weigh_by).astype(np.float32)
+        weight = loss_weights(
+            plan.answers[slices],
+            plan.seen[slices],
+            np.cumsum(begins) - 1,
+            plan.weight[slices],
+            plan.weigh_by,
+            plan.vision_weight,
+        ).astype(np.float32)
 
         runs = _runs(planned, range(first_row, end_row), first, end, part.split.ring, self.layout)
         parts = self._parts(place, slices, runs, sequence)
@@ -142,6 +146,7 @@ class Loader:
         read = self.store.read_many(documents.tolist(), starts.tolist(), (ends - starts).tolist())
         marks = self._marks(documents.tolist(), (starts + 1).tolist(), lengths.tolist())
 
+        first_seen = self.store.info.vision_offset  # the first vision id; 0 where there are none
         shape = (end_row - first_row, end - first)
         batch = Batch(
             tokens=np.full(shape, self.store.info.pad_id, np.int32),
@@ -160,7 +165,8 @@ class Loader:
             batch.segments[at] = plan.segment[slices[which]]
             position = int(plan.position[slices[which]]) + before
             batch.positions[at] = np.arange(position, position + length)
-            batch.loss_weight[targets] = weight[which] * counts
+            seen = (ids[1:] >= first_seen).astype(np.int64) if first_seen else 0
+            batch.loss_weight[targets] = weight[which, seen] * counts
         return batch
 
     def tokens(self, step: int) -> int:

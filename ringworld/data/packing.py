@@ -52,19 +52,20 @@ class Whole:
 
 
 def select_whole(index: TokenIndex, split: Split, corpus: str, sequence: int, where: str) -> Whole:
-    """The conversations of a corpus that fit a row of `sequence` slots and have an answer.
+    """The documents of a corpus that fit a row of `sequence` slots and have a target that counts.
 
     Raises UserError, naming the override `where` and the lengths that exist, when there are none.
     """
-    if index.corpus is None or index.answers is None:
+    if index.corpus is None or (index.answers is None and index.seen is None):
         raise UserError(f"{where}: a store of plain text has no conversations; pack the store of a conversations stage")
     documents = index.documents(split)
     documents = documents[index.corpus[documents] == corpus]
     tokens = index.tokens[documents]
-    fits, answered = tokens - 1 <= sequence, index.answers[documents] > 0
+    fits, answered = tokens - 1 <= sequence, (tokens > 1 if index.answers is None else index.answers[documents] > 0)
     if not (fits & answered).any():
+        what = "examples" if index.answers is None else "conversations"
         raise UserError(
-            f"{where}: none of {len(documents)} {split} conversations of {corpus} fits a row of {sequence} tokens "
+            f"{where}: none of {len(documents)} {split} {what} of {corpus} fits a row of {sequence} tokens "
             f"whole; they have {describe_lengths(tokens)}. Give shorter ones, or set {where}=0"
         )
     dropped = {"longer than a row": int((~fits).sum()), "no answer": int((fits & ~answered).sum())}
@@ -131,11 +132,17 @@ def join_chains(index: TokenIndex, chains: Sequence[np.ndarray], sequence: int) 
     return Slices(documents, np.zeros(len(documents), np.int64), tokens - last, example, made)
 
 
-def pack(index: TokenIndex, slices: Slices | Sequence[Slices], sequence: int, weigh_by: WeighBy) -> PackingPlan:
+def pack(
+    index: TokenIndex,
+    slices: Slices | Sequence[Slices],
+    sequence: int,
+    weigh_by: WeighBy,
+    vision_weight: float | None = None,
+) -> PackingPlan:
     """The plan that holds these slices once, in rows of `sequence` slots.
 
-    Deterministic. Where the store marks answers, slices are whole documents with an answer, as `select_whole` sees to;
-    otherwise ValueError.
+    Deterministic. Where the store marks answers or has vision ids, slices are whole documents with a target, as
+    `select_whole` sees to; otherwise ValueError. vision_weight: see `ringworld.data.plan.loss_weights`.
     """
     if sequence < 1:
         raise UserError(f"sequence={sequence}: a row needs at least one slot")
@@ -156,10 +163,16 @@ def pack(index: TokenIndex, slices: Slices | Sequence[Slices], sequence: int, we
     columns |= {name: getattr(taken, name)[by_row] for name in ("document", "start", "length")}
     columns["made"] = taken.made[by_row] if isinstance(taken.made, np.ndarray) else np.full(len(by_row), taken.made)
     del slices, taken, by_row  # a plan may have as many slices as there is memory for
-    return make_plan(index, sequence, weigh_by, columns)
+    return make_plan(index, sequence, weigh_by, columns, vision_weight)
 
 
-def make_plan(index: TokenIndex, sequence: int, weigh_by: WeighBy, columns: Mapping[str, np.ndarray]) -> PackingPlan:
+def make_plan(
+    index: TokenIndex,
+    sequence: int,
+    weigh_by: WeighBy,
+    columns: Mapping[str, np.ndarray],
+    vision_weight: float | None = None,
+) -> PackingPlan:
     """A plan of rows of one length from row, slot, position, document, start, length and made, sorted by (row, slot).
 
     A slice at position 0 begins an example, one at a later position goes on with it.
@@ -171,15 +184,20 @@ def make_plan(index: TokenIndex, sequence: int, weigh_by: WeighBy, columns: Mapp
     typed["segment"] = number - np.maximum.accumulate(above)
     typed["weight"] = np.ones(len(row), np.float32)
     rest = index.tokens[document] - start - length  # 1: the end-of-text is the last target; 0: it has none
+    whole = (start == 0) & (rest == 1)
     if index.answers is None:
         typed["answers"] = length - (rest == 0)
     else:
         typed["answers"] = index.answers[document].astype(np.int32)
-        if not ((start == 0) & (rest == 1) & (typed["answers"] > 0)).all():
+        if not (whole & (typed["answers"] > 0)).all():
             raise ValueError("a conversation is packed whole and has an answer")
+    typed["seen"] = np.zeros(len(row), np.int32) if index.seen is None else index.seen[document].astype(np.int32)
+    if not (whole | (typed["seen"] == 0)).all():
+        raise ValueError("a document with vision ids is packed whole")
     rows = int(row[-1]) + 1 if len(row) else 0
     corpora = (Corpus("", rows, 1.0, sequence),)
-    return PackingPlan(weigh_by, index.tokenizer_hash, index.answers is not None, corpora, Schedule(), **typed)
+    marked = index.answers is not None
+    return PackingPlan(weigh_by, vision_weight, index.tokenizer_hash, marked, corpora, Schedule(), **typed)
 
 
 def evaluation_rows(index: TokenIndex, split: Split, sequence: int, count: int) -> PackingPlan:

@@ -25,7 +25,7 @@ WeighBy = Literal["example", "token"]
 MADE = ("natural", "assembled", "untied")  # how an example came to be; a plan keeps the index
 NATURAL, ASSEMBLED, UNTIED = range(3)
 
-_SCHEMA = 3
+_SCHEMA = 4
 _METADATA = b"ringworld.plan"
 COLUMNS: Mapping[str, Any] = {
     "row": np.int32,
@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, Any] = {
     "start": np.int64,
     "length": np.int32,
     "answers": np.int32,
+    "seen": np.int32,
     "weight": np.float32,
     "made": np.int8,
 }
@@ -47,13 +48,14 @@ class PackingPlan:
 
     row int32; slot int32: where in the row the slice begins; segment int32: its example, 1, 2, ... in each row;
     position int32: of its first token within the example; document int64, start int64, length int32: what it holds, in
-    tokens; answers int32: how many of its targets the loss counts, at least 1; weight float32: the factor of its loss
-    (modality, task); made int8: how its example came to be, an index of `MADE`.
-    weigh_by: see `loss_weights`. tokenizer_hash: of the store that the documents are in. marked: whether that store
-    marks answers. corpora: whose the rows are, in order. schedule: in which order steps draw them.
+    tokens; answers int32: how many of its targets the loss counts, at least 1; seen int32: how many of these are vision
+    ids; weight float32: the factor of its loss (task); made int8: how its example came to be, an index of `MADE`.
+    weigh_by, vision_weight: see `loss_weights`. tokenizer_hash: of the store that the documents are in. marked: whether
+    that store marks answers. corpora: whose the rows are, in order. schedule: in which order steps draw them.
     """
 
     weigh_by: WeighBy
+    vision_weight: float | None
     tokenizer_hash: str
     marked: bool
     corpora: tuple[Corpus, ...]
@@ -66,6 +68,7 @@ class PackingPlan:
     start: np.ndarray
     length: np.ndarray
     answers: np.ndarray
+    seen: np.ndarray
     weight: np.ndarray
     made: np.ndarray
 
@@ -114,6 +117,7 @@ class PackingPlan:
         about = {
             "schema": _SCHEMA,
             "weigh_by": self.weigh_by,
+            "vision_weight": self.vision_weight,
             "tokenizer_hash": self.tokenizer_hash,
             "marked": self.marked,
             "corpora": [asdict(corpus) for corpus in self.corpora],
@@ -135,7 +139,8 @@ class PackingPlan:
         columns = {name: table[name].to_numpy().astype(kind, copy=False) for name, kind in COLUMNS.items()}
         corpora = tuple(Corpus(**corpus) for corpus in about["corpora"])
         schedule = Schedule(**about["schedule"])
-        return cls(about["weigh_by"], about["tokenizer_hash"], about["marked"], corpora, schedule, **columns)
+        kept = {name: about[name] for name in ("weigh_by", "vision_weight", "tokenizer_hash", "marked")}
+        return cls(**kept, corpora=corpora, schedule=schedule, **columns)
 
 
 def mix(plans: Mapping[str, PackingPlan], shares: Mapping[str, float]) -> PackingPlan:
@@ -145,8 +150,11 @@ def mix(plans: Mapping[str, PackingPlan], shares: Mapping[str, float]) -> Packin
     one. ValueError for plans that differ in weighing or tokens.
     """
     first, *others = plans.values()
-    kept = (first.weigh_by, first.tokenizer_hash, first.marked)
-    if any((plan.weigh_by, plan.tokenizer_hash, plan.marked) != kept for plan in others):
+
+    def kind(plan: PackingPlan) -> tuple[Any, ...]:
+        return plan.weigh_by, plan.vision_weight, plan.tokenizer_hash, plan.marked
+
+    if any(kind(plan) != kind(first) for plan in others):
         raise ValueError(f"plans of {', '.join(plans)} are not of one kind")
     before = np.cumsum([0, *(plan.num_rows for plan in plans.values())])
     if not others:
@@ -158,15 +166,36 @@ def mix(plans: Mapping[str, PackingPlan], shares: Mapping[str, float]) -> Packin
     return replace(first, corpora=corpora, **columns)
 
 
-def loss_weights(answers: np.ndarray, example: np.ndarray, weights: np.ndarray, weigh_by: WeighBy) -> np.ndarray:
-    """float64 [slices]: the loss weight of each counted target of a slice, for the slices of one whole batch.
+def loss_weights(
+    answers: np.ndarray,
+    seen: np.ndarray,
+    example: np.ndarray,
+    weights: np.ndarray,
+    weigh_by: WeighBy,
+    vision_weight: float | None,
+) -> np.ndarray:
+    """float64 [slices, 2]: the loss weight of each counted target of a slice that is text, and of each that is a vision
+    id, for the slices of one whole batch.
 
-    answers: how many targets of each slice count, at least 1. example: int, the example that each is a part of, 0, 1,
-    ... weigh_by `example`: the batch's loss is the mean over examples of each example's mean loss over its counted
-    targets, as if each had a row of its own (masked packing, LWM arXiv 2402.08268). `token`: it is the mean over the
-    counted targets. Both times the slice's own weight.
+    answers: how many targets of each slice count, at least 1; seen: how many of these are vision ids. example: int, the
+    example that each is a part of, 0, 1, ... weigh_by `example`: the batch's loss is the mean over examples of each
+    example's mean loss over its counted targets, as if each had a row of its own (masked packing, LWM arXiv
+    2402.08268). `token`: it is the mean over the counted targets. Both times the slice's own weight.
+    vision_weight: the loss is a sum of two such means, over vision ids with this weight and over text with the rest of
+    1; LWM's is 0.5. None: every target alike, whatever it is.
     """
+    kinds = (answers - seen, seen) if vision_weight is not None else (answers, answers)
+    shares = (1.0 - vision_weight, vision_weight) if vision_weight is not None else (1.0, 1.0)
+    found = [
+        share * weights.astype(np.float64) / np.maximum(1, _weighed_over(count, example, weigh_by))
+        for share, count in zip(shares, kinds, strict=True)
+    ]
+    return np.stack(found, axis=1)
+
+
+def _weighed_over(count: np.ndarray, example: np.ndarray, weigh_by: WeighBy) -> np.ndarray:
+    """What a target of each slice shares its weight with, as a number of targets; 0 where there is none."""
     if weigh_by == "token":
-        return weights.astype(np.float64) / answers.sum(dtype=np.int64)
-    counted = np.bincount(example, weights=answers)
-    return weights.astype(np.float64) / (len(counted) * counted[example])
+        return np.broadcast_to(count.sum(dtype=np.int64), count.shape)
+    counted = np.bincount(example, weights=count)
+    return np.count_nonzero(counted) * counted[example]

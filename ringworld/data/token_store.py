@@ -7,6 +7,8 @@
   the loss counts. That is schema 2; a store of text is schema 1.
 - The index of conversations says to which corpus each belongs; that of a text store may name each document's domain in
   the same column.
+- A store with pictures in its text has their codes as ids past those of text, in the same arrays; its index counts, for
+  each document, the targets that are codes.
 - A shard is written whole by whoever tokenised it; the index is written last, by one process.
 - Reads name a document and a range in it, and decode only the chunks of 16K tokens that hold it, each checked by its
   CRC-32C; a damaged one is an error that names the shard and the document.
@@ -37,6 +39,7 @@ _CHUNK_TOKENS = 1 << 14  # what one read decodes at least: a host of a ring want
 _FILE_TOKENS = 1 << 26  # chunks share files of this many tokens, so that a large corpus is not a million small files
 _CACHE_BYTES = 1 << 28
 _IDS = ("tokenizer_hash", "vocabulary_size", "eos_id", "pad_id")
+_VISION = ("vision_offset", "vision_vocabulary")
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -52,13 +55,15 @@ INDEX_SCHEMA = pa.schema(
 DOMAIN_INDEX_SCHEMA = pa.schema([*INDEX_SCHEMA, ("corpus", pa.string())])
 # answers: the tokens marked 1, without the document's first, which is never a target.
 ANSWERS_INDEX_SCHEMA = pa.schema([*DOMAIN_INDEX_SCHEMA, ("answers", pa.int64())])
+_SEEN = pa.field("seen", pa.int64())  # the targets that count and are vision ids
 
 
 @dataclass(frozen=True)
 class StoreInfo:
     """What the tokens are. dtype: `uint16` or `uint32` on storage; readers always get int32.
 
-    answers: whether the store marks answers.
+    answers: whether the store marks answers. vision_offset, vision_vocabulary: the first vision id, at least
+    vocabulary_size, and how many there are; 0: none.
     """
 
     tokenizer_hash: str
@@ -66,6 +71,8 @@ class StoreInfo:
     eos_id: int
     pad_id: int
     answers: bool = False
+    vision_offset: int = 0
+    vision_vocabulary: int = 0
 
     @property
     def schema(self) -> int:
@@ -73,11 +80,18 @@ class StoreInfo:
 
     @property
     def index_schema(self) -> pa.Schema:
+        if self.vision_vocabulary:
+            return (ANSWERS_INDEX_SCHEMA if self.answers else DOMAIN_INDEX_SCHEMA).append(_SEEN)
         return ANSWERS_INDEX_SCHEMA if self.answers else INDEX_SCHEMA
 
     @property
+    def ids(self) -> int:
+        """The largest id, of text or of vision, and one."""
+        return max(self.vocabulary_size, self.vision_offset + self.vision_vocabulary)
+
+    @property
     def dtype(self) -> str:
-        return "uint16" if self.vocabulary_size <= 1 << 16 else "uint32"
+        return "uint16" if self.ids <= 1 << 16 else "uint32"
 
 
 @dataclass(frozen=True)
@@ -85,8 +99,9 @@ class TokenIndex:
     """The documents as columns, one entry per document, in order of `document` = 0, 1, ...
 
     tokenizer_hash: of the tokens. shard int32, offset int64 (in the shard), tokens int64 (with the end-of-text id),
-    held_out bool. In a store that marks answers also answers int64, the targets that count. corpus (text): of a
-    conversation its corpus, of a text its domain; None where the store names none.
+    held_out bool. In a store that marks answers also answers int64, the targets that count; in one with vision ids also
+    seen int64, the targets that count and are such. corpus (text): of a conversation its corpus, of a text its domain;
+    None where the store names none.
     """
 
     tokenizer_hash: str
@@ -96,6 +111,7 @@ class TokenIndex:
     held_out: np.ndarray
     answers: np.ndarray | None = None
     corpus: np.ndarray | None = None
+    seen: np.ndarray | None = None
 
     def documents(self, split: Split) -> np.ndarray:
         """int64: the documents of a split, ascending."""
@@ -161,9 +177,12 @@ def _write_array(where: dict[str, Any], parts: Sequence[np.ndarray], dtype: str)
 def write_index(url: str, info: StoreInfo, index: pa.Table) -> None:
     """Complete a store whose shards are written. index: the columns of `info.index_schema`, document = 0, 1, ...; for a
     store of text also `corpus`, the domains, where they have names."""
-    schema = DOMAIN_INDEX_SCHEMA if not info.answers and "corpus" in index.column_names else info.index_schema
+    schema = info.index_schema
+    if schema is INDEX_SCHEMA and "corpus" in index.column_names:
+        schema = DOMAIN_INDEX_SCHEMA
     write_table(join(url, _INDEX), index.select(schema.names).cast(schema))
-    described = {name: getattr(info, name) for name in (*_IDS, "schema", "dtype")}
+    names = (*_IDS, *_VISION) if info.vision_vocabulary else _IDS
+    described = {name: getattr(info, name) for name in (*names, "schema", "dtype")}
     write_json(join(url, _INFO), described)
 
 
@@ -188,16 +207,19 @@ class TokenStore:
                 f"{url}: token store of schema {found.get('schema')!r}, this version reads {_SCHEMA} (text) and "
                 f"{_SCHEMA_WITH_ANSWERS} (conversations); make its stage again"
             )
-        info = StoreInfo(*(found[name] for name in _IDS), answers=found["schema"] == _SCHEMA_WITH_ANSWERS)
+        marked = found["schema"] == _SCHEMA_WITH_ANSWERS
+        kept = {name: found[name] for name in _IDS} | {name: found.get(name, 0) for name in _VISION}
+        info = StoreInfo(**kept, answers=marked)
         with open_to_read(join(url, _INDEX)) as file:
             index = pq.ParquetFile(file)
-            there = set(index.schema_arrow.names) - {"document", "sha256", "source"}
-            table = index.read([name for name in ANSWERS_INDEX_SCHEMA.names if name in there])
+            unread = {"document", "sha256", "source"}
+            table = index.read([name for name in index.schema_arrow.names if name not in unread])
         shard, offset, tokens = (table[name].to_numpy() for name in ("shard", "offset", "tokens"))
         held_out = np.asarray(table["split"].to_numpy(zero_copy_only=False) == "held_out", bool)
         answers = table["answers"].to_numpy() if info.answers else None
-        corpus = _names(table["corpus"]) if "corpus" in there else None
-        return cls(url, info, TokenIndex(info.tokenizer_hash, shard, offset, tokens, held_out, answers, corpus))
+        corpus = _names(table["corpus"]) if "corpus" in table.column_names else None
+        seen = table["seen"].to_numpy() if info.vision_vocabulary else None
+        return cls(url, info, TokenIndex(info.tokenizer_hash, shard, offset, tokens, held_out, answers, corpus, seen))
 
     @property
     def tokenizer_hash(self) -> str:

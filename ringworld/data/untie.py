@@ -41,12 +41,12 @@ def untied(plan: PackingPlan, how: Untie, seed: int) -> PackingPlan:
     """The plan with a share of its rows shuffled; the same rows for the same seed.
 
     Rows of one example stay, and so do those with assembled ones, which are context for each other already. ValueError
-    for conversations.
+    for conversations and for examples with pictures.
     """
     if not how.share:
         return plan
-    if plan.marked:
-        raise ValueError("conversations are not cut")
+    if plan.marked or plan.seen.any():
+        raise ValueError("conversations and examples with pictures are not cut")
     able = (plan.segment[plan.row_start[1:] - 1] > 1) & (np.maximum.reduceat(plan.made, plan.row_start[:-1]) == NATURAL)
     chosen = able & (_random(seed, 1, np.arange(plan.num_rows)) < how.share)
     here = chosen[plan.row]
@@ -62,6 +62,7 @@ def untied(plan: PackingPlan, how: Untie, seed: int) -> PackingPlan:
         "start": start,
         "length": length,
         "answers": length,
+        "seen": first_slot,
         "weight": np.ones(len(row)),
         "made": np.full(len(row), UNTIED),
     }

@@ -81,7 +81,7 @@ def shapes_of(recipe: TrainRecipe, options: TrainOptions, sizes: Mapping[str, in
     tokens = attended // (tensor * ulysses)
     kv_heads = model.num_kv_heads // tensor
     columns = model.mlp_dim // tensor
-    vocabulary = model.vocabulary // tensor
+    vocabulary = (model.vocabulary + model.vision_vocabulary) // tensor
     attention = model.head_dim * 2 * (model.num_heads // tensor + kv_heads)
     return Shapes(
         passes=recipe.rows // at_once,

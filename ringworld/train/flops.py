@@ -28,10 +28,13 @@ PEAK_FLOPS: tuple[tuple[str, float], ...] = (
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """Weights that take part in a matrix product for every token: all but norms and the embedding lookup."""
+    """Weights that take part in a matrix product for every token: all but norms and the embedding lookup.
+
+    Of a model with two vocabularies both projections: tokens of both lie among each other, so that a chunk of them
+    meets both."""
     attention = config.embed_dim * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
     mlp = 3 * config.embed_dim * config.mlp_dim
-    return config.num_layers * (attention + mlp) + config.embed_dim * config.vocabulary
+    return config.num_layers * (attention + mlp) + config.embed_dim * (config.vocabulary + config.vision_vocabulary)
 
 
 def training_flops(config: ModelConfig, tokens: int, attention_pairs: int) -> float:

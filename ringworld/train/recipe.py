@@ -93,12 +93,14 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """Paths or URLs: the packing plan, the token store, the folder to write to, the weights to start from."""
+    """Paths or URLs: the packing plan, the token store, the folder to write to, the weights to start from; and the
+    store of examples with pictures, where the plan is of both stores."""
 
     plan: str
     tokens: str
     output: str
     params: str | None = None
+    vision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from ringworld.data.loader import Batch, Loader, Part, prefetch
 from ringworld.data.plan import PackingPlan
-from ringworld.data.token_store import TokenStore
+from ringworld.data.stores import open_stores
 from ringworld.errors import UserError
 from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import ROWS, MeshSpec, make_mesh
@@ -36,6 +36,7 @@ from ringworld.train.recipe import TrainJob
 from ringworld.train.shapes import ShapedSteps, describe, renamed, shaped_steps
 from ringworld.train.step import Arrays, Metrics, State, TrainStep
 from ringworld.train.vigil import StopRequest, Vigil
+from ringworld.train.vocabularies import check_vocabularies
 from ringworld.train.weights import load_weights
 
 SAVE_SECONDS = 1800.0  # patience for writing the last checkpoint
@@ -123,12 +124,9 @@ def _typical_pairs(loader: Loader, steps: int, looked_at: int = 32) -> float:
 def open_loader(job: TrainJob) -> Loader:
     """The loader of a job. UserError where the plan, the tokens and the recipe do not belong together."""
     recipe = job.recipe
-    store, plan = TokenStore.open(job.inputs.tokens), PackingPlan.load(job.inputs.plan)
-    if store.info.vocabulary_size > recipe.model.vocabulary:
-        raise UserError(
-            f"model.vocabulary={recipe.model.vocabulary} is smaller than the tokenizer's {store.info.vocabulary_size}; "
-            f"set model.vocabulary to {store.info.vocabulary_size} or more"
-        )
+    urls = [job.inputs.tokens, *([job.inputs.vision] if job.inputs.vision else [])]
+    store, plan = open_stores(urls), PackingPlan.load(job.inputs.plan)
+    check_vocabularies(store.info, recipe.model, store.url)
     if plan.sequence != recipe.sequence:
         raise UserError(f"sequence={recipe.sequence}, but the packing plan has rows of {plan.sequence} tokens")
     return Loader(store, plan, seed=recipe.seed, rows_per_batch=recipe.rows)

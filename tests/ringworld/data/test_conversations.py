@@ -221,5 +221,5 @@ def test_any_part_of_a_batch_has_the_weights_of_the_whole(store: TokenStore) -> 
 
 def test_a_plan_of_text_and_a_store_of_conversations_do_not_meet(store: TokenStore) -> None:
     plan = replace(plan_of(store, "example"), marked=False)
-    with pytest.raises(UserError, match=r"the packing plan is of plain text and the token store .* of conversations"):
+    with pytest.raises(UserError, match=r"the packing plan is of text .* and the token store .* of conversations"):
         Loader(store, plan, 0, 1)

@@ -207,10 +207,11 @@ def test_weights_make_packing_invisible(slices: list[tuple[int, bool]], weight: 
     example = np.cumsum([True, *(begins for _, begins in slices[1:])]) - 1  # several slices may be one example
     losses = [np.array([random.random() for _ in range(length)]) for length in lengths]
     weights = np.full(len(lengths), weight)
-    by_example = loss_weights(lengths, example, weights, "example")
+    nothing = np.zeros(len(lengths), np.int32)
+    by_example = loss_weights(lengths, nothing, example, weights, "example", None)[:, 0]
     packed = sum(float((loss * each).sum()) for loss, each in zip(losses, by_example, strict=True))
     alone = [np.concatenate([losses[k] for k in np.flatnonzero(example == e)]).mean() for e in range(example[-1] + 1)]
     assert packed == pytest.approx(weight * np.mean(alone))
-    by_token = loss_weights(lengths, example, weights, "token")
+    by_token = loss_weights(lengths, nothing, example, weights, "token", None)[:, 0]
     packed = sum(float((loss * each).sum()) for loss, each in zip(losses, by_token, strict=True))
     assert packed == pytest.approx(weight * np.concatenate(losses).mean())
