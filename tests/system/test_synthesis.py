@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import pytest
 
+from actors.local import start_ray
 from infra.placement import Placement
 from infra.stage import Result, Stage, StageContext
 from ringworld.data.files import join
@@ -36,8 +37,6 @@ MESH = "data=1,fsdp=1,ring=1"
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    import ray
-
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "books").mkdir()
     for number in range(6):
@@ -45,11 +44,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             f"In the year 1851 the sailor Ahab left Lisbon, as letter {number} of {n} says." for n in range(20)
         ]
         (folder / "books" / f"book{number}.txt").write_text("\n\n".join(paragraphs))
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    run = Run(folder)
-    assert run.run(run.ports["tokens"]).ok
-    yield run
-    ray.shutdown()
+    with start_ray(num_cpus=2):  # or the one that other tests of this process have left running
+        run = Run(folder)
+        assert run.run(run.ports["tokens"]).ok
+        yield run
 
 
 @pytest.fixture(scope="module")
