@@ -34,7 +34,7 @@ format: setup
 
 # The peers of the benchmarks and of the parity tests: torch for the CPU, 200 MB.
 parity: setup
-	$(BIN)/python -m pip install --quiet "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet "torch==2.13.0" "diffusers==0.42.1"
 
 bench: parity
 	$(BIN)/python benchmarks/train_step.py
@@ -43,6 +43,7 @@ bench: parity
 	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/vision.py
 
 clean:
 	rm -rf $(VENV) *.egg-info

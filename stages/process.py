@@ -45,6 +45,13 @@ def run_module(
     watch()
 
 
+def newest_checkpoint(state_dir: str) -> int | None:
+    """The step of the newest checkpoint in a state folder; None where there is none."""
+    folder = os.path.join(state_dir, "checkpoints")
+    steps = [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
+    return max(steps, default=None)
+
+
 def written(folder: str, *names: str) -> tuple[str, ...]:
     """Paths relative to `folder` of the named files and of all files in named folders; absent ones are left out."""
     found = []

@@ -21,7 +21,7 @@ from ringworld.model.llama import count_parameters
 from ringworld.strict import from_mapping
 from ringworld.train.progress import Record, read_progress
 from ringworld.train.recipe import TrainInputs, TrainJob, TrainOptions, TrainRecipe
-from stages.process import run_module, written
+from stages.process import newest_checkpoint, run_module, written
 
 CODE_VERSION = 1
 
@@ -52,7 +52,7 @@ def run(context: StageContext, recipe: TrainRecipe) -> Result:
         "ringworld.train",
         ["--recipe", os.path.join(context.attempt_dir, "job.yaml"), "--state", context.state_dir],
         watch=follower.look,
-        newest_step=lambda: _newest_checkpoint(context.state_dir),
+        newest_step=lambda: newest_checkpoint(context.state_dir),
     )
     shutil.copyfile(progress, os.path.join(context.attempt_dir, "progress.jsonl"))
     files = written(context.attempt_dir, "params", "progress.jsonl", "job.yaml", "steps.json", "expected.json")
@@ -124,9 +124,3 @@ def _planned(expected: dict[str, Any]) -> dict[str, float | None]:
 def _waited(records: Sequence[Record]) -> float:
     """The share of these steps' time in which the trainer waited for their batches."""
     return sum(record.data_wait for record in records) / max(1e-9, sum(record.seconds for record in records))
-
-
-def _newest_checkpoint(state_dir: str) -> int | None:
-    folder = os.path.join(state_dir, "checkpoints")
-    steps = [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
-    return max(steps, default=None)
