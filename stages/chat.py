@@ -21,8 +21,10 @@ from ringworld.synthesis.exchanges import TalkRules
 from stages import compose_qa, conversations, synthesize_qa, talk
 from stages.compose_qa import ComposeRecipe
 from stages.conversations import ConversationsRecipe
-from stages.curriculum import CHAT, QA, Curriculum, Site, Training, length_label
+from stages.curriculum import Curriculum
+from stages.site import Site
 from stages.talk import TalkRecipe
+from stages.training import CHAT, QA, Training, length_label
 
 CONVERSATIONS = "conversations"
 _READS = ("documents", "tokens", "tokenizer", "deduplicate", "decontaminate")

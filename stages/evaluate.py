@@ -1,9 +1,10 @@
 """An evaluation stage: the weights of a training stage against those it started from, on held-out documents.
 
-Inputs: `after` (the training stage), `before` (the one it started from, if any), `tokens`, `tokenizer`, and of a chat
-stage `conversations`, whose held-out ones it is asked.
-Output: `evaluation.json`, `loss_by_position.png`, `needle.png`; of a chat stage also `questions.jsonl`,
-`transcript.md`, `answers.png`.
+Inputs: `after` (the training stage), `before` (the one it started from, if any), `tokens`, `tokenizer`; of a chat
+stage `conversations`, whose held-out ones it is asked; of a vision stage `vision` (its examples), `codes` (the clips
+that they were made of) and `vqgan`.
+Output: `evaluation.json`, `loss_by_position.png`, `needle.png`; of a chat stage also `answers.png`, of a vision stage
+`video_needle.png`, `samples.png`; of both `questions.jsonl`, `transcript.md`.
 """
 
 from __future__ import annotations
@@ -21,18 +22,23 @@ CODE_VERSION = 1
 
 def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
     """Evaluate on a gang of hosts like the trainer's."""
-    before = context.inputs.get("before")
     base = os.path.abspath(recipe.before_folder) if recipe.before_folder else None
-    conversations = context.inputs.get("conversations")
+
+    def given(port: str, artifact: str) -> str | None:
+        return context.inputs[port].path(artifact) if port in context.inputs else None
+
     job = EvaluateJob(
         recipe=recipe,
         inputs=EvaluateInputs(
             tokens=context.inputs["tokens"].path("tokens"),
             tokenizer=context.inputs["tokenizer"].path("tokenizer"),
             after=context.inputs["after"].path("params"),
-            before=before.path("params") if before else base,
+            before=given("before", "params") or base,
             output=context.attempt_dir,
-            conversations=conversations.path("tokens") if conversations else None,
+            conversations=given("conversations", "tokens"),
+            vision=given("vision", "tokens"),
+            codes=given("codes", "codes"),
+            vqgan=given("vqgan", "vqgan"),
         ),
         options=from_mapping(EvaluateOptions, dict(context.stage.placement.options), at="placement.options"),
     )
@@ -49,6 +55,6 @@ def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
     with open(os.path.join(context.attempt_dir, "evaluation.json"), encoding="utf-8") as file:
         figures = json.load(file)
     del figures["needle_prompts"]
-    pictures = ("loss_by_position.png", "needle.png", "answers.png")
-    chat = ("questions.jsonl", "transcript.md")
-    return Result(written(context.attempt_dir, "evaluation.json", *pictures, *chat, "job.yaml"), figures)
+    pictures = ("loss_by_position.png", "needle.png", "answers.png", "video_needle.png", "samples.png")
+    asked = ("questions.jsonl", "transcript.md")
+    return Result(written(context.attempt_dir, "evaluation.json", *pictures, *asked, "job.yaml"), figures)

@@ -7,6 +7,8 @@
                               tokens -> assemble: chains of related documents, for the packs that want them
     tokens -> talk, questions -> examples -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...
                                                                     (a branch, from text-1k's weights; see stages.chat)
+    media -> vqgan -> codes -> examples-vision-1k -> pack-vision-1k -> vision-1k -> ...
+                                                             (from the weights of a text stage; see stages.vision)
 
 Each training stage gets a packing plan and an evaluation of its own.
 """
@@ -37,13 +39,16 @@ from stages import (
     tokenizer,
     tokens,
     train,
+    vision,
 )
 from stages.chat import CONVERSATIONS, conversation_stages, corpora_of
-from stages.curriculum import Curriculum, OptimizerDefaults, Site, Training
+from stages.curriculum import Curriculum, OptimizerDefaults
 from stages.documents import DocumentsRecipe
 from stages.pack_conversations import PackConversationsRecipe
+from stages.site import Site
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
+from stages.training import SEES, Training
 
 
 def build(curriculum: Curriculum, site: Site) -> list[Stage]:
@@ -52,6 +57,10 @@ def build(curriculum: Curriculum, site: Site) -> list[Stage]:
     for name, row in curriculum.stages.items():
         if row.data == "chat" and CONVERSATIONS not in made:
             made |= {stage.name: stage for stage in conversation_stages(curriculum, site, made)}
+        if row.data in SEES:
+            if vision.CODES not in made:
+                made |= {stage.name: stage for stage in vision.clip_stages(curriculum, site)}
+            made[f"examples-{name}"] = vision.examples(name, curriculum, made)
         made |= {stage.name: stage for stage in _training_stages(name, curriculum, site, made)}
     return list(made.values())
 
@@ -99,7 +108,7 @@ def _data_stages(curriculum: Curriculum) -> list[Stage]:
         here,
     )
     decisions = _decisions(curriculum, first)
-    lengths = tuple(sorted({stage.sequence for stage in curriculum.stages.values()}))
+    lengths = tuple(sorted({row.sequence for row in curriculum.stages.values() if row.data == "text"}))
     third = Stage(
         "tokens",
         TokensRecipe(held_out=curriculum.held_out, seed=curriculum.seed, buckets=lengths),
@@ -141,23 +150,27 @@ def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mappin
     row = curriculum.stages[name]
     parent = made.get(row.after)
     packed = _packing(name, curriculum, made)
-    recipe, place = _training_recipe(curriculum, row, parent), site.place(name, site.train)
+    recipe, place = _training_recipe(name, curriculum, parent), site.place(name, site.train)
+    stores = {port: packed.inputs[port] for port in ("tokens", "vision") if port in packed.inputs}
+    if "tokens" not in stores:
+        stores = {"tokens": stores["vision"]}
     check_mesh(recipe, place, name, site.devices(name), row.row_lengths)
     training = Stage(
         name,
         recipe,
         train.run,
-        {"tokens": packed.inputs["tokens"], "plan": packed, **({"params": parent} if parent else {})},
+        {**stores, "plan": packed, **({"params": parent} if parent else {})},
         place,
         code_version=train.CODE_VERSION,
     )
     return [packed, training, _evaluation(name, curriculum, site, made, training, parent)]
 
 
-def _training_recipe(curriculum: Curriculum, row: Training, parent: Stage | None) -> TrainRecipe:
+def _training_recipe(name: str, curriculum: Curriculum, parent: Stage | None) -> TrainRecipe:
+    row = curriculum.stages[name]
     from_base = parent is None and curriculum.base != "scratch"
     return TrainRecipe(
-        model=_model(curriculum, row),
+        model=_model(name, curriculum),
         sequence=row.sequence,
         batch_tokens=row.batch_tokens,
         steps=row.steps,
@@ -171,6 +184,8 @@ def _training_recipe(curriculum: Curriculum, row: Training, parent: Stage | None
 
 def _packing(name: str, curriculum: Curriculum, made: Mapping[str, Stage]) -> Stage:
     row = curriculum.stages[name]
+    if row.data in SEES:
+        return vision.packing(name, curriculum, made)
     if row.data == "chat":
         recipe = PackConversationsRecipe(row.sequence, corpora_of(row, curriculum), row.weigh_by, row.window)
         return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made[CONVERSATIONS]}, Placement())
@@ -193,7 +208,7 @@ def _evaluation(
         past, before_rope = 0, None
     place = site.place(name, {})
     recipe = EvaluateRecipe(
-        model=_model(curriculum, row),
+        model=_model(name, curriculum),
         sequence=row.sequence,
         past=past if past < row.sequence else 0,
         rows=asked.rows,
@@ -207,12 +222,15 @@ def _evaluation(
         chat=ChatConfig(tuple(corpora_of(row, curriculum)), asked.conversations, asked.questions)
         if row.data == "chat"
         else None,
+        vision=asked.vision if row.data in SEES else None,
         seed=curriculum.seed,
         dtype=curriculum.dtype,
     )
     inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"], "after": training}
     if row.data == "chat":
         inputs[CONVERSATIONS] = made[CONVERSATIONS]
+    if row.data in SEES:
+        inputs |= {"vision": made[f"examples-{name}"]} | {port: made[port] for port in (vision.CODES, vision.VQGAN)}
     return Stage(
         f"evaluate-{name}",
         recipe,
@@ -223,8 +241,9 @@ def _evaluation(
     )
 
 
-def _model(curriculum: Curriculum, row: Training) -> ModelConfig:
-    return replace(curriculum.model, rope=_rope(row))
+def _model(name: str, curriculum: Curriculum) -> ModelConfig:
+    seen = curriculum.vision_vocabulary(name)
+    return replace(curriculum.model, vision_vocabulary=seen, rope=_rope(curriculum.stages[name]))
 
 
 def _rope(row: Training) -> RopeConfig:

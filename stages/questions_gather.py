@@ -15,7 +15,8 @@ from pyarrow.compute import field
 from ringworld.data.files import join, write_table
 from ringworld.errors import UserError
 from ringworld.synthesis.verify import NEAR_DUPLICATE, Rules, near_duplicates
-from stages.questions_state import ROWS, Done, read_done, read_shard
+from stages.questions_state import ROWS, Done, read_done
+from stages.shards import read_shard
 
 _SHOWN = 10
 _REPLY_SHOWN = 200  # characters

@@ -28,7 +28,7 @@ from ringworld.errors import UserError
 from ringworld.synthesis.chunks import TOKENS, cut
 from stages.blocks import map_blocks
 from stages.corpus import DecisionTables, file_blocks, read_documents
-from stages.questions_state import commit
+from stages.shards import commit
 
 PLAN = pa.schema(
     [

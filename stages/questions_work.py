@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -26,7 +26,8 @@ from ringworld.synthesis.replies import Unparsed, parse
 from ringworld.synthesis.verify import Holders, Rules, verify
 from stages.corpus import DecisionTables, read_documents
 from stages.questions_plan import Shard, plan_file
-from stages.questions_state import ROWS, Done, commit_shard, read_if_there, write_whole
+from stages.questions_state import ROWS, Done
+from stages.shards import commit_shard, read_if_there, write_whole
 
 ProviderName = Literal["extractive", "checkpoint", "openai", "ray_llm"]
 
@@ -236,7 +237,7 @@ def finish(
         failures=dict(meter.failures),
     )
     if rows:
-        commit_shard(job.shards, shard.name, pa.Table.from_pylist(rows, ROWS), done)
+        commit_shard(job.shards, shard.name, pa.Table.from_pylist(rows, ROWS), asdict(done))
     return done
 
 

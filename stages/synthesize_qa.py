@@ -32,8 +32,9 @@ from stages.corpus import DecisionTables, document_files
 from stages.questions_gather import gather
 from stages.questions_plan import Choice, Shard, plan, plan_folder, shards
 from stages.questions_ray_llm import EngineOptions, answer_by_engine
-from stages.questions_state import Done, committed
+from stages.questions_state import Done
 from stages.questions_work import Job, Keeper, ProviderName, Worker
+from stages.shards import committed
 
 CODE_VERSION = 1
 

@@ -13,8 +13,9 @@ from infra.placement import Placement
 from infra.stage import Stage
 from ringworld.errors import UserError
 from stages import pack_conversations
-from stages.curriculum import load_curriculum, load_site
+from stages.curriculum import load_curriculum
 from stages.graph import build
+from stages.site import load_site
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -124,7 +125,7 @@ CHAT = {"data": "chat", "mixture": {"chat": 1}, "sequence": 512, "steps": 1, "ba
         ({"mixture": {}}, r"stages.text-chat-512: mixture=\{\}: give each its share"),
         ({"mixture": {"chat": 0, "qa": 0}}, "mixture=.*at least 0 and one of them above it"),
         ({"mixture": {"chat": 1, "qa": -1}}, "mixture=.*'qa': -1.0"),
-        ({"mixture": {"chatt": 1}}, "mixture.chatt: no such corpus of conversations; allowed: chat, qa"),
+        ({"mixture": {"chatt": 1}}, "mixture.chatt: no such corpus of a stage of data=chat; allowed: chat, qa"),
         ({"replay": 0.4}, "replay=0.4 is for text"),
         ({"over_long": "drop"}, "over_long=drop is for text"),
         ({"data": "video"}, "data='video': allowed: text, chat"),

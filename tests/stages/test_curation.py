@@ -27,11 +27,12 @@ from ringworld.evaluate.needle import make_prompts
 from ringworld.evaluate.recipe import NeedleConfig
 from stages import assemble, decontaminate, deduplicate, repeats, tokenizer, tokens
 from stages.assemble import AssembleRecipe
-from stages.curriculum import load_curriculum, load_site
+from stages.curriculum import load_curriculum
 from stages.decontaminate import DecontaminateRecipe, read_benchmarks
 from stages.deduplicate import DeduplicateRecipe
 from stages.documents import DocumentsRecipe
 from stages.graph import build
+from stages.site import load_site
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe, choose_held_out
 from tests.stages.killing import one_worker_killed

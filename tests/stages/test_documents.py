@@ -19,9 +19,10 @@ from ringworld.data.sources import KINDS
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
 from stages import documents, tokenizer, tokens
-from stages.curriculum import load_curriculum, load_site
+from stages.curriculum import load_curriculum
 from stages.documents import DocumentsRecipe
 from stages.graph import build
+from stages.site import load_site
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
 from tests.ringworld.data.test_quality import prose

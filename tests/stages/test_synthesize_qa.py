@@ -23,7 +23,7 @@ from ringworld.synthesis.budget import Limits
 from stages import tokens
 from stages.questions_plan import Choice, plan, shards
 from stages.questions_ray_llm import answer_through
-from stages.questions_state import committed, read_shard
+from stages.shards import committed, read_shard
 from stages.synthesize_qa import SynthesizeOptions, SynthesizeRecipe, _job
 from stages.tokens import TokensRecipe
 from tests.infra.tiny import Number
