@@ -1,4 +1,4 @@
-"""`python -m ringworld.generate`: one prompt, one question about a text, or a chat, from a finished model.
+"""`python -m ringworld.generate`: a prompt, a question about a text or a picture, a chat, or a picture to be drawn.
 
 Answers go to stdout as they come, everything else to stderr. Exit codes: see `ringworld.command`.
 """
@@ -8,23 +8,29 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ringworld.command import guarded
 from ringworld.errors import UserError
 from ringworld.exits import DONE
 from ringworld.generate.flags import add_model_flags, add_sampling_flags, opened_sampler, sampling_of
+from ringworld.generate.meter import Meter
+from ringworld.generate.vision_command import add_vision_flags, check_words, draw, look
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ringworld.data.conversations import Turn
+    from ringworld.generate.chat import Prompts
+    from ringworld.generate.checkpoint import Checkpoint
     from ringworld.generate.sampler import Reply, Sampler
 
-_DESCRIPTION = """Text from a finished model.
+_DESCRIPTION = """Text and pictures from a finished model.
 
 --prompt or --prompt-file alone: the text goes on. With --question: a user's turn, the text and then the question.
---chat: turn by turn; a text goes before the first question."""
+--chat: turn by turn; a text goes before the first question.
+--image or --video, with --question or --chat: a picture goes before the text. --draw and --out: a picture."""
 
 
 def main(arguments: list[str]) -> int:
@@ -42,13 +48,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--system", metavar="TEXT", help="the system's turn of a chat or question")
     parser.add_argument("--plain", action="store_true", help="LWM's plain template, whatever the model brings")
     add_sampling_flags(parser)
+    add_vision_flags(parser)
     options = parser.parse_args(arguments)
     return guarded(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_words(options)
+    if options.draw:
+        return draw(options)
     if options.prompt is None and options.prompt_file is None and options.question is None and not options.chat:
-        raise UserError("nothing to answer: give --prompt, --prompt-file, --question or --chat")
+        raise UserError("nothing to answer: give --prompt, --prompt-file, --question or --chat; or --draw")
     text = _text(options)
     # Imported here: a wrong word is answered without waiting for JAX.
     from ringworld.generate.chat import Prompts
@@ -57,13 +67,14 @@ def _run(options: argparse.Namespace) -> int:
     sampling_of(options)  # refuse wrong values before any weight is read
     checkpoint = open_checkpoint(options.checkpoint, options.tokenizer)
     prompts, context = Prompts(checkpoint), options.context or checkpoint.context
+    clips = _clips(options, checkpoint, prompts, text, context)
     if options.chat:
         sampler = opened_sampler(checkpoint, options, slots=1, context=context)
-        return _chat(sampler, prompts, text, options)
+        return _chat(sampler, prompts, text, clips, options)
     if options.question is None:
         ids = prompts.of_text(text)
     else:
-        ids = prompts.of_turns(_opening(options, _about(text, options.question)), options.plain)
+        ids = prompts.of_turns(_opening(options, text, options.question), options.plain, clips)
     if len(ids) + options.max_tokens > context:
         raise UserError(
             f"the prompt has {len(ids)} tokens and --max-tokens is {options.max_tokens}, together more than the "
@@ -75,11 +86,26 @@ def _run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _chat(sampler: Sampler, prompts: object, text: str, options: argparse.Namespace) -> int:
-    from ringworld.data.conversations import Turn
-    from ringworld.generate.chat import Prompts
+def _clips(
+    options: argparse.Namespace, checkpoint: Checkpoint, prompts: Prompts, text: str, context: int
+) -> list[np.ndarray]:
+    """The picture that is asked about, if any, in the room that the question and its answer leave; in a chat, four."""
+    import numpy as np
 
-    assert isinstance(prompts, Prompts)
+    if options.image is None and options.video is None:
+        return []
+    turns = _opening(options, text, options.question or "?")
+    beside = prompts.of_turns(turns, options.plain, [np.zeros(0, np.int32)])
+    answers = min(4 * options.max_tokens, context // 2) if options.chat else options.max_tokens
+    return [look(options, checkpoint, context - answers - len(beside))]
+
+
+def _chat(
+    sampler: Sampler, prompts: Prompts, text: str, clips: Sequence[np.ndarray], options: argparse.Namespace
+) -> int:
+    from ringworld.data.conversations import Turn
+    from ringworld.vision.stream import without_clips
+
     print("a line is a question; /new forgets what was said; end of file (Ctrl-D) ends", file=sys.stderr)
     turns: list[Turn] = []
     while True:
@@ -92,9 +118,9 @@ def _chat(sampler: Sampler, prompts: object, text: str, options: argparse.Namesp
         if question == "/new":
             turns = []
         elif question:
-            asked = [*turns, Turn("user", question)] if turns else _opening(options, _about(text, question))
+            asked = [*turns, Turn("user", without_clips(question))] if turns else _opening(options, text, question)
             try:
-                reply = _answer(sampler, prompts.of_turns(asked, options.plain), options)
+                reply = _answer(sampler, prompts.of_turns(asked, options.plain, clips), options)
             except UserError as refused:
                 print(f"error: {refused}", file=sys.stderr)
                 continue
@@ -107,7 +133,7 @@ def _answer(sampler: Sampler, ids: np.ndarray, options: argparse.Namespace) -> R
     from ringworld.generate.sampler import Prompt
 
     prompt = Prompt(ids, options.max_tokens, sampling_of(options), tuple(options.stop))
-    reading = _Reading(sys.stderr.isatty())
+    reading = Meter("reading", "tokens")
     began = [0.0]
 
     def show(_: int, piece: object) -> None:
@@ -141,43 +167,6 @@ def _answer(sampler: Sampler, ids: np.ndarray, options: argparse.Namespace) -> R
     return reply
 
 
-class _Reading:
-    """How far a long prompt is read, and the time left, on stderr: rewritten in place on a terminal."""
-
-    def __init__(self, terminal: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._terminal, self._clock = terminal, clock
-        self._first: tuple[float, int] | None = None
-        self._told = 0.0
-
-    def advance(self, read: int, of: int) -> None:
-        now = self._clock()
-        if self._first is None:  # the first chunk holds the compilation
-            self._first = (now, read)
-            return
-        began, before = self._first
-        rate = (read - before) / max(now - began, 1e-9)
-        if self._terminal or now - self._told >= 10:
-            self._told = now
-            end = "\r" if self._terminal else "\n"
-            left = _duration((of - read) / rate)
-            print(
-                f"reading {read:,} of {of:,} tokens, {rate:,.0f}/s, {left} left   ",
-                end=end,
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def end(self) -> None:
-        if self._terminal and self._first is not None:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def _text(options: argparse.Namespace) -> str:
     if options.prompt_file is None:
         return options.prompt or ""
@@ -190,15 +179,15 @@ def _text(options: argparse.Namespace) -> str:
         raise UserError(f"--prompt-file {options.prompt_file}: {wrong}; give a text file in UTF-8") from wrong
 
 
-def _about(text: str, question: str) -> str:
-    return f"{text.strip()}\n\n{question}" if text.strip() else question
-
-
-def _opening(options: argparse.Namespace, question: str) -> list:
+def _opening(options: argparse.Namespace, text: str, question: str) -> list[Turn]:
+    """The first turns: a picture, a text and the question go into the user's."""
     from ringworld.data.conversations import Turn
+    from ringworld.vision.stream import CLIP, without_clips
 
-    system = [Turn("system", options.system)] if options.system else []
-    return [*system, Turn("user", question)]
+    said = without_clips(f"{text.strip()}\n\n{question}" if text.strip() else question)
+    seen = options.image is not None or options.video is not None
+    system = [Turn("system", without_clips(options.system))] if options.system else []
+    return [*system, Turn("user", f"{CLIP}\n{said}" if seen else said)]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,19 +84,18 @@ def _names(place: str) -> list[str]:
 
 
 def _stage(place: str, tokenizer: str | None) -> Checkpoint:
-    manifest = _manifest(place)
+    manifest = read_manifest(place)
     if manifest["kind"] != _TRAINED_BY:
         raise UserError(f"{place} is a stage of kind {manifest['kind']}; only training stages make weights")
     recipe = manifest["recipe"]
     config = from_mapping(ModelConfig, recipe["model"], at=f"{place}/manifest.json: recipe.model")
-    run, _, name = place.rpartition("/")
-    chosen = open_tokenizer(tokenizer or _tokenizer_of(run or ".", manifest))
+    chosen = open_tokenizer(tokenizer or _tokenizer_of(run_of(place), manifest))
     _check_vocabulary(chosen, config, place)
     return Checkpoint(
-        name=name,
+        name=place.rpartition("/")[2],
         config=config,
         rope=make_rope(config.rope, config.head_dim),
-        weights=join(place, f"attempt-{manifest['attempt']}", "params"),
+        weights=artifact(place, manifest, "params"),
         context=int(recipe["sequence"]),
         dtype=recipe["dtype"],
         tokenizer=chosen,
@@ -105,7 +105,8 @@ def _stage(place: str, tokenizer: str | None) -> Checkpoint:
     )
 
 
-def _manifest(place: str) -> dict[str, Any]:
+def read_manifest(place: str) -> dict[str, Any]:
+    """What a stage's folder says of itself: kind, recipe, inputs, attempt. UserError where it is of another version."""
     where = join(place, "manifest.json")
     manifest = read_json(where)
     needed = {"kind", "recipe", "inputs", "attempt"}
@@ -114,18 +115,35 @@ def _manifest(place: str) -> dict[str, Any]:
     return manifest
 
 
+def made_from(run: str, manifest: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(folder, manifest) of the stages of a run that a stage's inputs lead to, the nearest first."""
+    waiting, seen = deque(ref["stage"] for ref in manifest["inputs"].values()), set()
+    while waiting:
+        stage = waiting.popleft()
+        if stage not in seen:
+            seen.add(stage)
+            found = read_manifest(join(run, stage))
+            yield join(run, stage), found
+            waiting.extend(ref["stage"] for ref in found["inputs"].values())
+
+
+def artifact(place: str, manifest: Mapping[str, Any], name: str) -> str:
+    """Where an output of a stage lies."""
+    return join(place, f"attempt-{manifest['attempt']}", name)
+
+
+def run_of(place: str) -> str:
+    """The folder of the run that a stage's folder is in."""
+    return place.rstrip("/").rpartition("/")[0] or "."
+
+
 def _tokenizer_of(run: str, manifest: Mapping[str, Any]) -> str:
     """The artifact of the tokenizer stage that a stage's inputs lead to."""
-    waiting, seen = [ref["stage"] for ref in manifest["inputs"].values()], set()
-    while waiting:
-        stage = waiting.pop()
-        if stage in seen:
-            continue
-        seen.add(stage)
-        made = _manifest(join(run, stage))
-        if made["kind"] == "tokenizer":
-            return join(run, stage, f"attempt-{made['attempt']}", "tokenizer")
-        waiting += [ref["stage"] for ref in made["inputs"].values()]
+    seen = []
+    for stage, found in made_from(run, manifest):
+        if found["kind"] == "tokenizer":
+            return artifact(stage, found, "tokenizer")
+        seen.append(stage.rpartition("/")[2])
     raise UserError(f"no tokenizer stage among what {run} was made from ({', '.join(sorted(seen))}); give --tokenizer")
 
 

@@ -25,15 +25,13 @@ import jax
 import numpy as np
 
 from ringworld.errors import UserError
+from ringworld.generate.chunks import chunk_of, chunk_sizes, slot_length
 from ringworld.generate.programs import Chunk, Drawn, Programs, State
 from ringworld.generate.sampling import GREEDY, Likelihoods, Sampling, knobs_of
+from ringworld.model.config import ModelConfig
 
 # error: the model's logits were not finite numbers.
 Finish = Literal["stop", "length", "error"]
-# The shortest chunk, in tokens of one shard: a shorter rest of a prompt is padded to it.
-_SHORTEST = 32
-# A slot's tokens on a shard come in multiples of this: block backends cut keys so, and would copy what is left over.
-_BLOCK = 512
 # The most likely tokens that can be asked for.
 MOST = 20
 
@@ -139,9 +137,9 @@ class Engine:
         if chunk < 1:
             raise UserError(f"chunk={chunk}: at least 1 token")
         self._programs, self.context, self.slots = programs, context, slots
-        self._sizes = _chunk_sizes(min(chunk, context), programs.unit)
+        self._sizes = chunk_sizes(min(chunk, context), programs.unit)
         self.chunk = self._sizes[-1]
-        self.length = _slot_length(context, self._sizes, programs.stripes.count)
+        self.length = slot_length(context, self._sizes, programs.stripes.count)
         self.cache_shape = programs.cache_shape(slots, self.length)
         self._cache = programs.make_cache(slots, self.length)
         self._tickets = itertools.count(1)
@@ -169,7 +167,7 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """UserError where `submit` would raise it."""
-        tokens, vocabulary = len(request.ids), self._programs.config.vocabulary
+        tokens, config = len(request.ids), self._programs.config
         if tokens == 0:
             raise UserError("the prompt is empty; give at least one token to go on from")
         if request.max_tokens < 0 or (request.max_tokens == 0 and not request.score):
@@ -181,8 +179,7 @@ class Engine:
             )
         if not 0 <= request.most <= MOST:
             raise UserError(f"likeliest tokens asked for: {request.most}; from 0 to {MOST}")
-        if request.ids.min() < 0 or request.ids.max() >= vocabulary:
-            raise UserError(f"the prompt has token ids outside of the model's vocabulary of {vocabulary}")
+        check_ids(request.ids, config)
 
     def cancel(self, ticket: int) -> None:
         """Forget a request; its slot is free at once. Nothing happens where it has ended."""
@@ -242,8 +239,7 @@ class Engine:
 
     def _size(self, running: _Running) -> int:
         """Tokens of the chunk that this prompt is read by next: decided by its length alone."""
-        rest = running.prompt - running.read
-        return next((size for size in self._sizes if size >= rest), self.chunk)
+        return chunk_of(running.prompt - running.read, self._sizes)
 
     def _next_group(self) -> list[_Running]:
         """Prompts to read on together: the oldest, and of each other batch shard the oldest that goes with it."""
@@ -367,20 +363,16 @@ class Engine:
         self._state = None
 
 
-def _chunk_sizes(chunk: int, unit: int) -> tuple[int, ...]:
-    """Chunks that programs are compiled for, ascending: `unit` times powers of two, the last one at least `chunk`."""
-    sizes = [unit * min(_SHORTEST, 1 << (-(-chunk // unit) - 1).bit_length())]
-    while sizes[-1] < chunk:
-        sizes.append(sizes[-1] * 2)
-    return tuple(sizes)
-
-
-def _slot_length(context: int, sizes: Sequence[int], stripes: int) -> int:
-    """Tokens of a slot: the context, and the padding of the last chunk of a prompt that fills it, in whole blocks."""
-    whole, rest = divmod(context, sizes[-1])
-    length = whole * sizes[-1] + next((size for size in sizes if size >= rest), 0) * bool(rest)
-    block = min(sizes[-1], _BLOCK * stripes)
-    return -(-length // block) * block
+def check_ids(ids: np.ndarray, config: ModelConfig) -> None:
+    """UserError where a prompt has ids that a model does not know: a text model, those of a picture."""
+    if ids.min() >= 0 and ids.max() < config.vocabulary + config.vision_vocabulary:
+        return
+    sees = f" and {config.vision_vocabulary} vision ids" if config.vision_vocabulary else ""
+    blind = "" if sees or ids.max() < config.vocabulary else "; it is a text model, and cannot be given pictures"
+    raise UserError(
+        f"the prompt has token ids outside of the model's vocabulary of {config.vocabulary}{sees}, "
+        f"{int(ids.min())} to {int(ids.max())}{blind}"
+    )
 
 
 def _row(told: Drawn, row: int, most: int) -> tuple[int, TokenLikelihood | None]:

@@ -22,8 +22,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=512)
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: always the likeliest token")
-    parser.add_argument("--top-k", type=int, default=0, help="0: all")
+    parser.add_argument("--temperature", type=float, help="0, of text if left out: always the likeliest; of --draw: 1")
+    parser.add_argument(
+        "--top-k", type=int, help="0, of text if left out: all; of --draw: 8192, after the first frame 1000"
+    )
     parser.add_argument("--top-p", type=float, default=1.0)
     parser.add_argument("--min-p", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -33,7 +35,7 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
 def sampling_of(options: argparse.Namespace) -> Sampling:
     from ringworld.generate.sampling import Sampling
 
-    return Sampling(options.temperature, options.top_k, options.top_p, options.min_p, options.seed)
+    return Sampling(options.temperature or 0.0, options.top_k or 0, options.top_p, options.min_p, options.seed)
 
 
 def opened(options: argparse.Namespace, slots: int) -> tuple[Checkpoint, Sampler]:

@@ -64,10 +64,18 @@ def prepare(config: ModelConfig, params: Params, mesh: Mesh, dtype: jnp.dtype) -
             return leaf.astype(dtype) if leaf.ndim > 1 else leaf
 
         layers = tuple(jax.tree.map(lambda leaf, n=n: of(leaf[n]), params["layers"]) for n in range(config.num_layers))
-        return {**{name: of(leaf) for name, leaf in params.items() if name != "layers"}, "layers": layers}
+        return {**jax.tree.map(of, {name: x for name, x in params.items() if name != "layers"}), "layers": layers}
 
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(config))
     return jax.jit(lay, out_shardings=shardings)(params)
+
+
+def embedded(config: ModelConfig, tokens: jax.Array, weights: Params, shard: Shard) -> jax.Array:
+    """What goes into the first layer for tokens [batch, tokens] of text or vision: [batch, tokens, embed]."""
+    x = embed(tokens, weights["embedding"], shard)
+    if config.vision_vocabulary:
+        x += embed(tokens - config.vocabulary, weights["vision"]["embedding"], shard)
+    return x
 
 
 class Place(NamedTuple):
@@ -96,7 +104,7 @@ def chunk_hidden(
     the same on every rank, which has a meaning where the prompt ends in this chunk.
     """
     chunk = _Chunk.of(shard, stripes, rope, tokens, place)
-    x = embed(tokens, weights["embedding"], shard)
+    x = embedded(config, tokens, weights, shard)
     cache, x = _through(chunk, config, weights["layers"], cache, x)
     x = rms_norm(x, weights["norm"], config.norm_epsilon)
     return cache, x, _last(chunk, x)[:, 0]
@@ -119,7 +127,7 @@ def chunk_last(
     """
     chunk = _Chunk.of(shard, stripes, rope, tokens, place)
     *below, top = weights["layers"]
-    x = embed(tokens, weights["embedding"], shard)
+    x = embedded(config, tokens, weights, shard)
     written, x = _through(chunk, config, below, cache[:-1], x)
     layer = bind_layer(config, top)
     _, kv = _write(chunk, layer, cache[-1], x)
@@ -193,7 +201,7 @@ def token_hidden(
 
     Returns the cache and hidden states after the last norm [b, embed]; those of slots that are not active mean nothing.
     """
-    x = embed(tokens[:, None], weights["embedding"], shard)
+    x = embedded(config, tokens[:, None], weights, shard)
     written = []
     for of_layer, kv in zip(weights["layers"], cache, strict=True):
         layer = bind_layer(config, of_layer)
@@ -205,10 +213,20 @@ def token_hidden(
 
 
 def logits_of(hidden: jax.Array, weights: Params, shard: Shard) -> jax.Array:
-    """float32 [rows, vocabulary] of hidden states [rows, embed] that are the same on every rank of tensor."""
+    """float32 [rows, vocabulary], of text, of hidden states [rows, embed] that are the same on every rank of tensor."""
     if "head" in weights:
         part = jnp.dot(hidden, weights["head"].astype(hidden.dtype), preferred_element_type=jnp.float32)
     else:
         table = weights["embedding"].astype(hidden.dtype)
         part = lax.dot_general(hidden, table, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    return _whole(part, shard)
+
+
+def vision_logits_of(hidden: jax.Array, weights: Params, shard: Shard) -> jax.Array:
+    """`logits_of`, of the vision vocabulary: float32 [rows, vision_vocabulary]."""
+    head = weights["vision"]["head"].astype(hidden.dtype)
+    return _whole(jnp.dot(hidden, head, preferred_element_type=jnp.float32), shard)
+
+
+def _whole(part: jax.Array, shard: Shard) -> jax.Array:
     return part if shard.tensor is None else lax.all_gather(part, shard.tensor, axis=1, tiled=True)

@@ -27,6 +27,7 @@ from ringworld.generate.forward import (
     prepare,
     shards,
     token_hidden,
+    vision_logits_of,
     weight_specs,
 )
 from ringworld.generate.sampling import Knobs, Likelihoods, draw, likelihoods
@@ -153,7 +154,13 @@ class Programs:
         """The order in which a chunk's tokens lie on the shards: all of the first one's, then the next one's."""
         return np.arange(tokens).reshape(-1, self.stripes.count).T.reshape(-1)
 
-    def _sharded(self, function: Callable[..., Any], in_specs: tuple[Any, ...], out_specs: Any) -> Callable[..., Any]:
+    @property
+    def weights(self) -> tuple[Params, Rope]:
+        """What a program takes first: the weights as `prepare` lays them, and the rotary positions."""
+        return self._weights, self._rope
+
+    def sharded(self, function: Callable[..., Any], in_specs: tuple[Any, ...], out_specs: Any) -> Callable[..., Any]:
+        """`function(weights, rope, cache, *arguments)` of one shard, where arguments and results lie by these specs."""
         specs = (weight_specs(self.config), PartitionSpec(), caches.SPEC, *in_specs)
         # check_vma=False: block backends move device-varying values by hand.
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
@@ -167,7 +174,7 @@ class Programs:
             cache, last = chunk_last(config, shard, whole, stripes, weights, rope, cache, tokens, place)
             return cache, logits_of(last, weights, whole)
 
-        sharded = self._sharded(local, (TOKENS, ROWS, ROWS, ROWS), (caches.SPEC, ROWS))
+        sharded = self.sharded(local, (TOKENS, ROWS, ROWS, ROWS), (caches.SPEC, ROWS))
 
         return jax.jit(sharded, donate_argnums=2)
 
@@ -180,9 +187,12 @@ class Programs:
             cache, hidden, last = chunk_hidden(config, shard, stripes, weights, rope, cache, tokens, place)
 
             def of_piece(piece: tuple[jax.Array, jax.Array]) -> Likelihoods:
-                return likelihoods(
-                    logits_of(shard.gather(piece[0])[0], weights, whole), shard.gather(piece[1])[0], most
-                )
+                hidden, after = shard.gather(piece[0])[0], shard.gather(piece[1])[0]
+                text = likelihoods(logits_of(hidden, weights, whole), after, most)
+                if not config.vision_vocabulary:
+                    return text
+                seen = likelihoods(vision_logits_of(hidden, weights, whole), after - config.vocabulary, most)
+                return _by_vocabulary(after, text, seen, config.vocabulary)
 
             pieces = chunks_of(hidden.shape[1], _SCORED)
             # Every rank of tensor scores all of its group's tokens, piece by piece, and keeps its own.
@@ -198,7 +208,7 @@ class Programs:
 
         each = PartitionSpec(*TOKENS, None)
         scores = Likelihoods(TOKENS, each, each)  # type: ignore[arg-type]
-        sharded = self._sharded(local, (TOKENS, ROWS, ROWS, ROWS, TOKENS), (caches.SPEC, ROWS, scores))
+        sharded = self.sharded(local, (TOKENS, ROWS, ROWS, ROWS, TOKENS), (caches.SPEC, ROWS, scores))
         return jax.jit(sharded, donate_argnums=2)
 
     def _step_program(self, most: int) -> Callable[..., Any]:
@@ -209,7 +219,7 @@ class Programs:
             cache, hidden = token_hidden(config, whole, stripes, weights, rope, cache, tokens, positions, active)
             return cache, logits_of(hidden, weights, whole)
 
-        sharded = self._sharded(local, (ROWS, ROWS, ROWS), (caches.SPEC, ROWS))
+        sharded = self.sharded(local, (ROWS, ROWS, ROWS), (caches.SPEC, ROWS))
 
         @functools.partial(jax.jit, donate_argnums=(2,))
         def program(weights, rope, cache, state):
@@ -245,6 +255,17 @@ def _drawn(logits: jax.Array, positions: jax.Array, knobs: Knobs, most: int) -> 
     # Of a row with a NaN, the greatest is NaN.
     sound = jnp.isfinite(logits.max(-1))
     return Drawn(tokens, sound, likelihoods(logits, tokens, most) if most else None)
+
+
+def _by_vocabulary(tokens: jax.Array, text: Likelihoods, seen: Likelihoods, vocabulary: int) -> Likelihoods:
+    """Of each token [tokens] what its own vocabulary says of it: each has a distribution of its own."""
+    width = min(text.top_ids.shape[1], seen.top_ids.shape[1])
+    seen, is_text = seen._replace(top_ids=seen.top_ids + vocabulary), tokens < vocabulary
+    return Likelihoods(
+        jnp.where(is_text, text.logprob, seen.logprob),
+        jnp.where(is_text[:, None], text.top_ids[:, :width], seen.top_ids[:, :width]),
+        jnp.where(is_text[:, None], text.top_logprobs[:, :width], seen.top_logprobs[:, :width]),
+    )
 
 
 def _own(gathered: jax.Array, tensor: str | None) -> jax.Array:

@@ -21,6 +21,7 @@ from ringworld.generate.chat import Prompts
 from ringworld.generate.engine import MOST, TokenLikelihood
 from ringworld.generate.sampler import Piece, Prompt
 from ringworld.generate.sampling import Sampling
+from ringworld.generate.text import legible
 from ringworld.strict import from_mapping
 
 # OpenAI's own limits.
@@ -256,7 +257,7 @@ class Writer:
 
     def _name(self, token: int) -> str:
         """A token's text; its id where it has none of its own (the end of text, part of a character)."""
-        text = self._tokenizer.decode([token])
+        text = self._tokenizer.decode(legible([token], self._tokenizer))
         return text if text and _BROKEN not in text else f"token_id:{token}"
 
     def _head(self, chunk: bool) -> dict[str, Any]:
@@ -314,7 +315,7 @@ def _asked(
         drawn = tuple(replace(one, sampling=sampling(choice)) for one in prompts for choice in range(choices))
     except UserError as wrong:
         raise Refusal(400, str(wrong)) from wrong
-    echoed = tuple(tokenizer.decode(one.ids) for one in drawn) if echo else ()
+    echoed = tuple(tokenizer.decode(legible(one.ids, tokenizer)) for one in drawn) if echo else ()
     usage = bool(given.stream_options and given.stream_options.get("include_usage"))
     return Asked(kind, drawn, echoed, bool(given.stream), usage, logprobs, choices)
 

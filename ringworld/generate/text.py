@@ -7,7 +7,7 @@ is exactly what was handed out piece by piece.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ringworld.data.tokenizers import Tokenizer
@@ -17,6 +17,11 @@ _BROKEN = "\N{REPLACEMENT CHARACTER}"
 _LONGEST = 4
 # Tokens before a text that a decoder may look at to decide on its first space.
 _CONTEXT = 6
+
+
+def legible(ids: Iterable[int], tokenizer: Tokenizer) -> list[int]:
+    """The ids that a tokenizer has a text for: not those of pictures, nor a model's spare ones."""
+    return [int(token) for token in ids if token < tokenizer.vocabulary_size]
 
 
 @dataclass
@@ -29,7 +34,7 @@ class Characters:
     _known: int = field(init=False)  # of _ids, those whose text was handed out
 
     def __post_init__(self) -> None:
-        self._ids = [int(token) for token in self.before][-_CONTEXT:]
+        self._ids = legible(self.before, self.tokenizer)[-_CONTEXT:]
         self._known = len(self._ids)
 
     def push(self, token: int) -> str:

@@ -17,11 +17,18 @@ from ringworld.model.layout import Layout
 from ringworld.model.llama import bind, init_params
 from ringworld.model.rope import make_rope
 from ringworld.model.sharding import param_shardings
+from ringworld.vision.codec import Codec
+from ringworld.vision.config import VQConfig
+from ringworld.vision.vqgan import init_params as init_vqgan
+from ringworld.vision.vqgan_import import write_vqgan
 
 CONFIG = ModelConfig(
     vocabulary=272, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48,
     rope=RopeConfig(5e4),
 )  # fmt: skip
+
+# 16 pixels of a side, 4 x 4 codes of 16.
+VQGAN = VQConfig(16, (8, 8, 8), blocks=1, latent=4, code_dim=4, codebook=16, groups=4)
 
 
 class Model:
@@ -40,13 +47,17 @@ class Model:
         model = bind(self.config, params)
         positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         layout = Layout(self._one, jnp.dtype("float32"))
-        return model(tokens, positions, jnp.ones_like(positions), self.rope, layout) @ model.output_weights()[0]
+        hidden = model(tokens, positions, jnp.ones_like(positions), self.rope, layout)
+        return [hidden @ weights for weights in model.output_weights()]
 
-    def logits(self, ids) -> np.ndarray:
-        """[tokens, vocabulary], by one forward pass over all ids, padded so that few lengths are compiled."""
+    def logits(self, ids, vocabulary: int = 0) -> np.ndarray:
+        """[tokens, vocabulary], by one forward pass over all ids, padded so that few lengths are compiled.
+
+        vocabulary: 0: of text, 1: of vision.
+        """
         padded = np.zeros((1, -(-len(ids) // 320) * 320), np.int32)
         padded[0, : len(ids)] = ids
-        return np.asarray(self._forward(self.params, padded))[0, : len(ids)]
+        return np.asarray(self._forward(self.params, padded)[vocabulary])[0, : len(ids)]
 
     def greedy(self, ids, count: int) -> list[int]:
         """What greedy decoding gives, by a forward pass over everything for each token."""
@@ -75,6 +86,26 @@ class Model:
 @pytest.fixture(scope="session")
 def model() -> Model:
     return Model()
+
+
+@pytest.fixture(scope="session")
+def seeing() -> Model:
+    """A model that sees: 16 codes, eof, eov and spare ids."""
+    return Model(dataclasses.replace(CONFIG, vision_vocabulary=24))
+
+
+@pytest.fixture(scope="session")
+def vqgan(tmp_path_factory) -> str:
+    """A folder with a VQGAN of random weights."""
+    folder = str(tmp_path_factory.mktemp("vqgan"))
+    write_vqgan(folder, VQGAN, init_vqgan(VQGAN, 1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def codec() -> Codec:
+    """The same VQGAN, in the batches of `ringworld.generate.sight`."""
+    return Codec(VQGAN, init_vqgan(VQGAN, 1), 8)
 
 
 @pytest.fixture(scope="session")

@@ -12,18 +12,20 @@ from ringworld.data.conversations import Turn
 from ringworld.data.templates import PlainTemplate
 from ringworld.data.tokenizers import ByteTokenizer
 from ringworld.errors import UserError
-from ringworld.generate.__main__ import _Reading, main
+from ringworld.generate.__main__ import main
 from ringworld.generate.checkpoint import open_checkpoint
+from ringworld.generate.meter import Meter
 from ringworld.strict import to_mapping
 from ringworld.train.checkpoint import save_params
 
 BYTES = ByteTokenizer()
 
 
-def write_manifest(folder, kind, recipe, inputs, attempt=1):
+def write_manifest(folder, kind, recipe, inputs, attempt=1, values=None):
     folder.mkdir(parents=True, exist_ok=True)
     refs = {port: {"stage": stage, "fingerprint": "f"} for port, stage in inputs.items()}
     manifest = {"schema": 1, "kind": kind, "recipe": recipe, "inputs": refs, "attempt": attempt}
+    manifest["values"] = values or {}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -116,7 +118,7 @@ def test_wrong_words_end_with_64_and_a_line(run, capsys, flags, words):
 
 def test_the_time_left_is_that_of_the_chunks_after_the_first(capsys):
     times = iter([100.0, 110.0, 130.0])
-    reading = _Reading(terminal=True, clock=lambda: next(times))
+    reading = Meter("reading", "tokens", terminal=True, clock=lambda: next(times))
     for read in (1000, 2000, 4000):
         reading.advance(read, 10_000)
     lines = capsys.readouterr().err.split("\r")
