@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ringworld.data.loader import Loader
-from ringworld.data.packing import cut_in_rows, pack, select_whole
 from ringworld.data.templates import template_of
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import Tokenizer
+from ringworld.evaluate.held_out import Example, read_examples
 from ringworld.evaluate.passages import Passage, passages
 from ringworld.evaluate.scorer import Rows
 
@@ -62,7 +61,7 @@ class Talks:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class TalkScores:
     """What a model makes of `Talks`. loss: nats, the mean over conversations. Of each answer, arrays [answers]:
 
     losses: float64, the mean of its tokens; verbatim: bool, whether a greedy reader gives it token for token.
@@ -78,30 +77,39 @@ def read_talks(store: TokenStore, tokenizer: Tokenizer, corpus: str, sequence: i
 
     UserError, naming the lengths that exist, where none fits.
     """
-    whole = select_whole(store.index, "held_out", corpus, sequence, f"chat.corpora: {corpus}")
-    spread = np.linspace(0, len(whole.documents) - 1, min(most, len(whole.documents))).round().astype(np.int64)
-    plan = pack(store.index, cut_in_rows(store.index, whole.documents[spread], sequence), sequence, "example")
-    loader = Loader(store, plan, seed=0, rows_per_batch=plan.num_rows, shuffle=False)
-    batch = loader.batch(0)
-    place = np.argsort(loader.rows_at(0))  # in the batch, of each row of the plan
+    found = read_examples(store, corpus, sequence, most, f"chat.corpora: {corpus}")
     ends = ends_of(tokenizer)
-    answers: list[Answer] = []
-    for document, row, slot, length in zip(
-        plan.document.tolist(), place[plan.row].tolist(), plan.slot.tolist(), plan.length.tolist(), strict=True
-    ):
-        at = (row, slice(slot, slot + length))
-        ids = np.append(batch.tokens[at], batch.targets[row, slot + length - 1])
-        spans = _runs(np.append(False, batch.loss_weight[at] > 0))
-        for (start, stop), passage in zip(spans, passages(ids, spans, tokenizer, ends), strict=True):
-            slots = slice(slot + start - 1, slot + stop - 1)
-            answers.append(Answer(corpus, document, row, slots, ids[:start], ids[start:stop], passage))
-    rows = Rows(batch.tokens, batch.targets, batch.segments, batch.positions)
-    return Talks(rows, batch.loss_weight, len(spread), tuple(answers), whole.dropped)
+    answers = [answer for example in found.examples for answer in answers_in(example, corpus, tokenizer, ends)]
+    return Talks(found.rows, found.weight, len(found.examples), tuple(answers), found.left_out)
 
 
-def score_talks(talks: Talks, loss: np.ndarray, hit: np.ndarray) -> Scores:
+def answers_in(
+    example: Example, corpus: str, tokenizer: Tokenizer, ends: frozenset[int], first_seen: int | None = None
+) -> list[Answer]:
+    """The answers of a conversation. first_seen: the first id that is a code of a picture, which no text is made of; an
+    answer that has one is left out."""
+    ids, spans = example.ids, _runs(example.counts)
+    text = ids < first_seen if first_seen is not None else np.ones(len(ids), bool)
+    before = np.append(0, np.cumsum(text))  # ids of text before each id, and before the end
+    in_text = [(int(before[start]), int(before[stop])) for start, stop in spans]
+    return [
+        Answer(
+            corpus,
+            example.document,
+            example.row,
+            slice(example.slot + start - 1, example.slot + stop - 1),
+            ids[:start],
+            ids[start:stop],
+            passage,
+        )
+        for (start, stop), passage in zip(spans, passages(ids[text], in_text, tokenizer, ends), strict=True)
+        if text[start:stop].all()
+    ]
+
+
+def score_talks(talks: Talks, loss: np.ndarray, hit: np.ndarray) -> TalkScores:
     """From loss float32 and hit bool, both [rows, sequence], of the talks' rows."""
-    return Scores(
+    return TalkScores(
         float((loss * talks.weight).sum(dtype=np.float64)),
         np.array([loss[answer.row, answer.slots].mean(dtype=np.float64) for answer in talks.answers]),
         np.array([hit[answer.row, answer.slots].all() for answer in talks.answers]),

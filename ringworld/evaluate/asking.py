@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -87,6 +89,25 @@ def ask(
         )
         on_answer()
     return [found[index] for index in range(len(answers))]
+
+
+def graded(asked: Sequence[Asked]) -> dict[str, Any]:
+    """How many were asked, and the means of their grades; None where none were."""
+    return {
+        "asked": len(asked),
+        "exact": float(np.mean([item.exact for item in asked])) if asked else None,
+        "f1": float(np.mean([item.f1 for item in asked])) if asked else None,
+    }
+
+
+def one_process(what: str) -> str:
+    """Why something that a model says or draws is not to be had here; empty where it is. what: it, in the plural."""
+    if jax.process_count() == 1:
+        return ""
+    return (
+        f"{what} in one process and this evaluation ran in {jax.process_count()}; to have it, place the evaluation on "
+        f"one host"
+    )
 
 
 def _room(answer: Answer) -> int:

@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import numpy as np
-
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import Tokenizer, check_same
 from ringworld.errors import UserError
-from ringworld.evaluate.answers import CLASSES, Answer, Scores, Talks, by_depth, read_talks
-from ringworld.evaluate.asking import Asked, choose
+from ringworld.evaluate.answers import CLASSES, Answer, Talks, TalkScores, by_depth, read_talks
+from ringworld.evaluate.asking import Asked, choose, graded, one_process
 from ringworld.evaluate.recipe import EvaluateJob
 from ringworld.evaluate.transcripts import as_value, pick
 
@@ -55,19 +52,14 @@ def read_chat(job: EvaluateJob, tokenizer: Tokenizer) -> HeldOutChat | None:
         except UserError as none_fits:
             refused[corpus] = str(none_fits)
     chosen = [answer for found in talks.values() for answer in choose(found.answers, wanted.asked, job.recipe.seed)]
-    not_asked = ""
-    if jax.process_count() > 1:
-        not_asked = (
-            f"questions are asked in one process and this evaluation ran in {jax.process_count()}; to ask them, place "
-            f"it on one host"
-        )
-    elif not chosen:
+    not_asked = one_process("questions are asked")
+    if not not_asked and not chosen:
         not_asked = "no held-out conversation has a question" if wanted.asked else "chat.asked=0"
     return HeldOutChat(talks, refused, () if not_asked else tuple(chosen), not_asked)
 
 
 def chat_figures(
-    chat: HeldOutChat, before: Mapping[str, Scores], after: Mapping[str, Scores], asked: Sequence[Asked]
+    chat: HeldOutChat, before: Mapping[str, TalkScores], after: Mapping[str, TalkScores], asked: Sequence[Asked]
 ) -> dict[str, Any]:
     """Plain JSON values. Losses in nats; shares 0..1; None for what was not measured."""
     return {
@@ -79,12 +71,12 @@ def chat_figures(
         },
         "refused": dict(chat.refused),
         "not_asked": chat.not_asked,
-        **_graded(asked),
+        **graded(asked),
         "transcripts": [as_value(item) for item in pick(asked)],
     }
 
 
-def _corpus(talks: Talks, before: Scores, after: Scores, asked: Sequence[Asked]) -> dict[str, Any]:
+def _corpus(talks: Talks, before: TalkScores, after: TalkScores, asked: Sequence[Asked]) -> dict[str, Any]:
     depths = []
     for depth, numbers in by_depth(talks.answers).items():
         depths.append(
@@ -94,7 +86,7 @@ def _corpus(talks: Talks, before: Scores, after: Scores, asked: Sequence[Asked])
                 "answers": len(numbers),
                 "loss_before": float(before.losses[numbers].mean()),
                 "loss_after": float(after.losses[numbers].mean()),
-                **_graded([item for item in asked if item.answer.depth_class == depth]),
+                **graded([item for item in asked if item.answer.depth_class == depth]),
             }
         )
     return {
@@ -105,14 +97,6 @@ def _corpus(talks: Talks, before: Scores, after: Scores, asked: Sequence[Asked])
         "loss_after": after.loss,
         "verbatim_before": float(before.verbatim.mean()),
         "verbatim_after": float(after.verbatim.mean()),
-        **_graded(asked),
+        **graded(asked),
         "depths": depths,
-    }
-
-
-def _graded(asked: Sequence[Asked]) -> dict[str, Any]:
-    return {
-        "asked": len(asked),
-        "exact": float(np.mean([item.exact for item in asked])) if asked else None,
-        "f1": float(np.mean([item.f1 for item in asked])) if asked else None,
     }

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ringworld.data.token_store import TokenStore
+from ringworld.data.tokenizers import Tokenizer
 from ringworld.evaluate.recipe import NeedleConfig
 from ringworld.evaluate.scorer import Rows
 
@@ -49,6 +51,29 @@ class Cell:
     prompts: int
     exact: float
     digits: float
+
+
+def needle_prompts(
+    config: NeedleConfig, store: TokenStore, tokenizer: Tokenizer, seed: int
+) -> tuple[list[Prompt], dict[int, str]]:
+    """The grid's prompts over the held-out documents in a row, and the lengths that cannot be asked."""
+    need = max(config.lengths) * 4
+    pieces, have = [], 0
+    for document in store.index.documents("held_out").tolist():
+        length = int(store.index.tokens[document]) - 1  # without its end-of-document token
+        pieces.append(store.read(document, 0, length))
+        have += length
+        if have >= need:
+            break
+    ends: dict[int, bool] = {}
+
+    def ends_sentence(token: int) -> bool:
+        if token not in ends:
+            ends[token] = tokenizer.decode(np.array([token])).endswith((".", "\n", "!", "?"))
+        return ends[token]
+
+    haystack = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+    return make_prompts(config, haystack, tokenizer.encode, ends_sentence, seed)
 
 
 def make_prompts(
@@ -100,22 +125,23 @@ def _make(length, depth, haystack, encode, ends_sentence, rng: np.random.Generat
     return Prompt(length, depth, city, number, tokens, len(value))
 
 
-def pack_prompts(prompts: Sequence[Prompt], sequence: int) -> tuple[Rows, list[tuple[int, int]]]:
-    """Prompts as segments of rows of `sequence` slots, longest first, and (row, offset) of each prompt in its order."""
+def pack_prompts(prompts: Sequence[np.ndarray], sequence: int) -> tuple[Rows, list[tuple[int, int]]]:
+    """Prompts, each int32 [length + 1], as segments of rows of `sequence` slots, longest first; and (row, slot) of each
+    in the order given."""
     places: list[tuple[int, int]] = [(0, 0)] * len(prompts)
     used: list[int] = []
-    for index in sorted(range(len(prompts)), key=lambda i: -prompts[i].length):
-        length = prompts[index].length
+    for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        length = len(prompts[index]) - 1
         row = next((row for row, filled in enumerate(used) if filled + length <= sequence), len(used))
         if row == len(used):
             used.append(0)
         places[index] = (row, used[row])
         used[row] += length
     rows = Rows(*(np.zeros((len(used), sequence), np.int32) for _ in range(4)))
-    for number, (prompt, (row, offset)) in enumerate(zip(prompts, places, strict=True), start=1):
-        span = slice(offset, offset + prompt.length)
-        rows.tokens[row, span], rows.targets[row, span] = prompt.tokens[:-1], prompt.tokens[1:]
-        rows.segments[row, span], rows.positions[row, span] = number, np.arange(prompt.length)
+    for number, (tokens, (row, slot)) in enumerate(zip(prompts, places, strict=True), start=1):
+        span = slice(slot, slot + len(tokens) - 1)
+        rows.tokens[row, span], rows.targets[row, span] = tokens[:-1], tokens[1:]
+        rows.segments[row, span], rows.positions[row, span] = number, np.arange(len(tokens) - 1)
     return rows, places
 
 

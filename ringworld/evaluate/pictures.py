@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,13 @@ import numpy as np
 
 from ringworld.evaluate.loss_by_position import PositionLoss
 from ringworld.evaluate.needle import Cell
+from ringworld.evaluate.video_needle import VideoCell
 
 INK, MUTED, BEFORE, AFTER = "#1f2933", "#8894a3", "#b8c2cc", "#2563eb"
 _CORPORA = (AFTER, "#c2571a", "#2f855a", "#8a4fb0", "#b5892a", "#0e7490", "#b8447f", MUTED)
+_NEEDLE = (("exact", "number found"), ("digits", "answer tokens right"))
+_VIDEO_NEEDLE = (("exact", "colour said"), ("said", "answer tokens right"))
+_WRAP, _LINES = 34, 6  # of a caption beside its pictures
 
 
 def draw_loss_by_position(path: str, before: PositionLoss, after: PositionLoss, past: int) -> None:
@@ -43,23 +48,72 @@ def draw_loss_by_position(path: str, before: PositionLoss, after: PositionLoss, 
 
 def draw_needle(path: str, cells: Sequence[Cell]) -> None:
     """Two heat maps over lengths x depths: prompts answered exactly, answer tokens said rightly."""
-    lengths = sorted({cell.length for cell in cells})
-    depths = sorted({cell.depth for cell in cells})
-    figure, panels = plt.subplots(
-        1, 2, figsize=(7.6, 0.9 + 0.44 * len(depths)), dpi=130, layout="constrained", sharey=True
-    )
-    for axes, name, title in zip(panels, ("exact", "digits"), ("number found", "answer tokens right"), strict=True):
+    panels = [(title, [getattr(cell, name) for cell in cells]) for name, title in _NEEDLE]
+    _draw_grid(path, [(cell.length, cell.depth) for cell in cells], panels, "context, tokens", "depth of the needle")
+
+
+def draw_video_needle(path: str, cells: Sequence[VideoCell], chance: float) -> None:
+    """Three heat maps over frames x depths: prompts answered exactly, answer tokens said rightly, prompts of which the
+    right colour is the likeliest. chance: of the last."""
+    titles = dict(_VIDEO_NEEDLE) | {"ranked": f"likeliest colour right (chance {chance:.0%})"}
+    panels = [(title, [getattr(cell, name) for cell in cells]) for name, title in titles.items()]
+    _draw_grid(path, [(cell.frames, cell.depth) for cell in cells], panels, "frames", "depth of the marked frame")
+
+
+def draw_samples(path: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
+    """For each caption the clip that it was written for and what the model drew, both uint8 [frames, side, side, 3]."""
+    most = max(len(own) for _, own, _ in rows)
+    figure, grid = plt.subplots(
+        len(rows), 3, figsize=(2.6 + 2.4 * most, 1.2 * len(rows) + 0.3), dpi=130, layout="constrained", squeeze=False,
+        width_ratios=(2.6, 1.2 * most, 1.2 * most),
+    )  # fmt: skip
+    for (caption, own, drawn), (text, left, right) in zip(rows, grid, strict=True):
+        shown = textwrap.wrap(caption, _WRAP, max_lines=_LINES, placeholder="…")
+        text.text(0, 0.5, "\n".join(shown), fontsize=7, va="center", color=INK, parse_math=False)
+        left.imshow(_strip(own, most), interpolation="nearest")
+        right.imshow(_strip(drawn, most), interpolation="nearest")
+        for axes in (text, left, right):
+            axes.set_axis_off()
+    for axes, title in zip(grid[0], ("caption", "its clip", "drawn"), strict=True):
+        axes.set_title(title, fontsize=9, color=INK)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _strip(frames: np.ndarray, most: int) -> np.ndarray:
+    """Frames side by side, with white in the places of those that are fewer than `most`."""
+    count, height, width, _ = frames.shape
+    strip = np.full((height, most, width + max(1, width // 16), 3), 255, np.uint8)
+    strip[:, :count, :width] = frames.swapaxes(0, 1)
+    return strip.reshape(height, -1, 3)
+
+
+def _draw_grid(
+    path: str,
+    places: Sequence[tuple[int, float]],
+    panels: Sequence[tuple[str, Sequence[float]]],
+    across: str,
+    down: str,
+) -> None:
+    """Heat maps beside one another. places: (length, depth) of each cell. panels: a title, and of each cell a share."""
+    lengths = sorted({length for length, _ in places})
+    depths = sorted({depth for _, depth in places})
+    figure, drawn = plt.subplots(
+        1, len(panels), figsize=(3.8 * len(panels), 0.9 + 0.44 * len(depths)), dpi=130, layout="constrained",
+        sharey=True,
+    )  # fmt: skip
+    for axes, (title, shares) in zip(drawn, panels, strict=True):
         grid = np.full((len(depths), len(lengths)), np.nan)
-        for cell in cells:
-            grid[depths.index(cell.depth), lengths.index(cell.length)] = getattr(cell, name)
+        for (length, depth), share in zip(places, shares, strict=True):
+            grid[depths.index(depth), lengths.index(length)] = share
         axes.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
         for (row, column), value in np.ndenumerate(grid):
             axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8, color=INK)
         axes.set_title(f"{title}: {np.nanmean(grid):.0%}", fontsize=10, color=INK)
         axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], fontsize=8)
-        axes.set_xlabel("context, tokens", fontsize=9, color=INK)
-    panels[0].set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=8)
-    panels[0].set_ylabel("depth of the needle", fontsize=9, color=INK)
+        axes.set_xlabel(across, fontsize=9, color=INK)
+    drawn[0].set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=8)
+    drawn[0].set_ylabel(down, fontsize=9, color=INK)
     figure.savefig(path)
     plt.close(figure)
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import yaml
 
 from ringworld.errors import UserError
+from ringworld.evaluate.marked_frames import COLOURS
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.strict import from_mapping, to_mapping
 
@@ -51,6 +52,55 @@ class ChatConfig:
 
 
 @dataclass(frozen=True)
+class VideoNeedleConfig:
+    """A grid of clips with a marked frame: `rounds` for each of `frames` (of a clip) x `depths` (0 the first frame .. 1
+    the last). colours: the names among which the right one is to be found.
+    """
+
+    frames: tuple[int, ...]
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    rounds: int = 1
+    colours: tuple[str, ...] = ("red", "green", "blue", "yellow")
+
+    def __post_init__(self) -> None:
+        if not self.frames or min(self.frames) < 1 or self.rounds < 1:
+            raise UserError(
+                f"vision.needle.frames={list(self.frames)}, rounds={self.rounds}: give frames and rounds of 1 or more"
+            )
+        if not self.depths or not all(0 <= depth <= 1 for depth in self.depths):
+            raise UserError(f"vision.needle.depths={list(self.depths)}: depths lie in 0..1")
+        if len(self.colours) < 2 or len(set(self.colours)) < len(self.colours) or not set(self.colours) <= set(COLOURS):
+            raise UserError(
+                f"vision.needle.colours={list(self.colours)}: give two or more different ones of {', '.join(COLOURS)}"
+            )
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """What is measured of a vision stage on held-out examples of every corpus of its store.
+
+    examples: of each corpus that are scored, at most. asked: questions of each that are asked, at most, where the store
+    has conversations. drawn: captions of each that are drawn, at most, and frames: of a video. scale, video_scale: of
+    the guidance, for an image or a video's first frame, and for the frames after it; 1: none.
+    """
+
+    needle: VideoNeedleConfig
+    examples: int = 32
+    asked: int = 4
+    drawn: int = 4
+    frames: int = 4
+    scale: float = 5.0
+    video_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.examples < 1 or self.asked < 0 or self.drawn < 0 or self.frames < 1:
+            raise UserError(
+                f"vision.examples={self.examples}, asked={self.asked}, drawn={self.drawn}, frames={self.frames}: score "
+                f"1 example or more, ask and draw 0 or more, of 1 frame or more"
+            )
+
+
+@dataclass(frozen=True)
 class EvaluateRecipe:
     """An evaluation at one length.
 
@@ -60,7 +110,8 @@ class EvaluateRecipe:
     rows           held-out rows for the loss by position
     before_rope    rotary positions of the weights the stage started from; None when it started from random weights
     before_folder  the Hugging Face folder that the stage started from, when that is not another stage
-    chat           what is measured on conversations; None for a stage that trains on plain text
+    chat           what is measured on conversations of text; None for a stage that trains on none
+    vision         what is measured on examples with pictures; None for a stage that trains on none
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -74,6 +125,7 @@ class EvaluateRecipe:
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     chat: ChatConfig | None = None
+    vision: VisionConfig | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.past < self.sequence:
@@ -82,13 +134,17 @@ class EvaluateRecipe:
             raise UserError(f"rows={self.rows}: evaluate 1 row or more")
         if max(self.needle.lengths) > self.sequence:
             raise UserError(f"needle.lengths={list(self.needle.lengths)}: none may be over sequence={self.sequence}")
+        if self.vision is not None and not self.model.vision_vocabulary:
+            raise UserError("vision is given, but model.vision_vocabulary=0: a text model sees nothing")
 
 
 @dataclass(frozen=True)
 class EvaluateInputs:
     """Paths: token store, tokenizer, the stage's weights and those it started from, the folder to write to.
 
-    conversations: the token store of a conversations stage, when the recipe has `chat`.
+    conversations: the token store of a conversations stage, when the recipe has `chat`. When it has `vision`: vision,
+    the token store of the stage's examples; codes, the store of clips that they were made of; vqgan, the folder of the
+    VQGAN that made the codes.
     """
 
     tokens: str
@@ -97,6 +153,9 @@ class EvaluateInputs:
     output: str
     before: str | None = None
     conversations: str | None = None
+    vision: str | None = None
+    codes: str | None = None
+    vqgan: str | None = None
 
 
 @dataclass(frozen=True)

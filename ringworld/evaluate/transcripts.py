@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -64,3 +66,11 @@ def as_markdown(asked: Sequence[Asked], not_asked: str) -> str:
             if text:
                 parts += [f"{title}:", "\n".join(f"    {line}" for line in text.splitlines())]
     return "\n\n".join(parts) + "\n"
+
+
+def write(output: str, asked: Sequence[Asked], not_asked: str) -> None:
+    """`questions.jsonl`, every question and answer, and `transcript.md`, a few of them to read."""
+    with open(os.path.join(output, "questions.jsonl"), "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(as_value(item)) + "\n" for item in asked)
+    with open(os.path.join(output, "transcript.md"), "w", encoding="utf-8") as file:
+        file.write(as_markdown(pick(asked), not_asked))

@@ -13,6 +13,7 @@ from ringworld.data.tokenizers import load_tokenizer
 from ringworld.errors import UserError
 from ringworld.evaluate import evaluator
 from ringworld.evaluate.chat import read_chat
+from ringworld.evaluate.held_out import windows
 from ringworld.evaluate.loss_by_position import summarize
 from ringworld.evaluate.recipe import ChatConfig, EvaluateInputs, EvaluateJob, EvaluateRecipe, NeedleConfig, load_job
 from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
@@ -78,7 +79,7 @@ def losses(tokens: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_losses_are_those_of_the_model_computed_directly(job, figures):
-    rows = evaluator.held_out_rows(evaluator.TokenStore.open(job.inputs.tokens), 512, 3)
+    rows = windows(evaluator.TokenStore.open(job.inputs.tokens), 512, 3)
     assert len(rows.tokens) == 3
     for name, loss in losses(rows.tokens, rows.targets).items():
         assert figures[f"loss_{name}"] == pytest.approx(loss.mean(), rel=1e-4)

@@ -59,7 +59,7 @@ def test_a_haystack_is_never_repeated_to_fill_a_length():
 
 def test_packed_prompts_are_segments_with_targets_one_further():
     prompts, _ = build()
-    rows, places = pack_prompts(prompts, 1024)
+    rows, places = pack_prompts([prompt.tokens for prompt in prompts], 1024)
     assert len(rows.tokens) == 9
     for number, (prompt, (row, offset)) in enumerate(zip(prompts, places, strict=True), start=1):
         span = slice(offset, offset + prompt.length)
@@ -71,7 +71,7 @@ def test_packed_prompts_are_segments_with_targets_one_further():
 
 def test_a_grade_counts_whole_numbers_and_single_tokens():
     prompts, _ = build(NeedleConfig(lengths=(512,), depths=(0.5,), rounds=2))
-    rows, places = pack_prompts(prompts, 1024)
+    rows, places = pack_prompts([prompt.tokens for prompt in prompts], 1024)
     hit = np.zeros(rows.tokens.shape, bool)
     first, second = (slice(offset + 512 - 8, offset + 512) for _, offset in places)
     hit[places[0][0], first] = True
