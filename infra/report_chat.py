@@ -21,7 +21,7 @@ def chat(data: ReportData) -> Html | None:
     """The section, or None for a run without questions or conversations."""
     judged = [(stage, found) for stage in data.of_kind("evaluate") if (found := _mapping(stage.values, "chat"))]
     parts = [*questions(data), _learned(judged), _pictures(data), _depths(judged), _unanswered(judged)]
-    parts += [_transcripts(stage, found) for stage, found in judged]
+    parts += [transcripts(stage, found) for stage, found in judged]
     shown = [part for part in parts if part]
     if not shown:
         return None
@@ -121,7 +121,8 @@ def _unanswered(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html
     return card("Not measured", fields("", facts)) if facts else None
 
 
-def _transcripts(stage: StageReport, measured: Mapping[str, Any]) -> Html | None:
+def transcripts(stage: StageReport, measured: Mapping[str, Any]) -> Html | None:
+    """A card with the questions that an evaluation asked, and what was said."""
     shown = []
     for row in entries(measured, "transcripts"):
         depth, tokens = number(row, "depth"), whole(row, "prompt_tokens")

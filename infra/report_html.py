@@ -7,20 +7,21 @@ name and value from outside passes through `infra.markup`, which escapes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from infra.formats import MISSING, context, duration, figure, moment, size
+from infra.formats import context, duration, figure, moment, size
 from infra.markup import Html, element
 from infra.records import flatten
-from infra.report_chat import ANSWERS, chat
+from infra.report_chat import chat
+from infra.report_context import contexts, fell_in, forgetting, on_text, positions, sequence_of
 from infra.report_corpus import corpus
 from infra.report_data import ReportData, StageReport
 from infra.report_figures import Curve, Node, chart, graph, short
 from infra.report_packing import packing
-from infra.report_parts import cell, fields, number, section, tile
+from infra.report_parts import fields, number, section, tile
 from infra.report_speed import speed
 from infra.report_style import STYLE
+from infra.report_vision import vision
 
 STATES = {
     "done": "done",
@@ -41,7 +42,6 @@ STATES = {
 """State of a stage -> its colour; any other word is shown as it is, coloured as waiting."""
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_NEEDLES = "Needles found, by document length and depth"
 _DOT = Html('<i class="dot"></i>')
 _MANY = 40  # rows of a list that a person would still read
 
@@ -56,7 +56,8 @@ def render(data: ReportData) -> str:
         element("title", None, f"{data.run}: Ringworld run"),
         Html(f"<style>{STYLE}</style>"),
     )
-    sections = (_header, _stages, _training, speed, _context, _pictures, chat, corpus, packing, _details, _provenance)
+    results = (contexts, positions, chat, vision, forgetting)
+    sections = (_header, _stages, _training, speed, *results, corpus, packing, _details, _provenance)
     main = element("main", None, *(part(data) for part in sections))
     return "<!doctype html>\n" + element("html", {"lang": "en"}, head, element("body", None, main)) + "\n"
 
@@ -77,11 +78,11 @@ def _header(data: ReportData) -> Html:
     speeds = [speed for stage in data.of_kind("train") if (speed := number(stage.values, "tokens_per_second"))]
     if speeds:
         tiles.append((short(max(speeds)), "tokens per second, at best"))
-    judged = _judged(data)
+    judged = on_text(data)
     if judged:
         first, last = number(judged[0].values, "loss_before"), number(judged[-1].values, "loss_after")
         if first is not None and last is not None:
-            tiles.append((f"{first:.2f} → {last:.2f}", "held-out loss, first to last stage"))
+            tiles.append((f"{first:.2f} → {last:.2f}", "held-out loss, first to last text stage"))
     facts = [f"curriculum {data.curriculum}", f"started {moment(started)}" if started else "not started"]
     facts.append(f"as of {moment(data.written)}")
     return element(
@@ -98,27 +99,26 @@ def _header(data: ReportData) -> Html:
 def _summary(data: ReportData) -> str:
     """What was achieved, in a few plain sentences."""
     trained = [stage for stage in data.of_kind("train") if stage.values]
-    lengths = [length for stage in trained if (length := _sequence(stage))]
+    lengths = [length for stage in trained if (length := sequence_of(stage))]
     sentences = []
     parameters = next((count for stage in trained if (count := number(stage.values, "parameters"))), None)
     model = f"A model of {short(parameters)} parameters" if parameters else "A model"
     if len(set(lengths)) > 1:
         sentences.append(
-            f"{model} was trained at {context(min(lengths))} tokens of context and extended to {context(max(lengths))} "
-            f"in {len(trained)} stages."
+            f"{model} was trained in {len(trained)} stages, of {context(min(lengths))} to {context(max(lengths))} "
+            f"tokens of context."
         )
     elif lengths:
         sentences.append(f"{model} was trained at {context(lengths[0])} tokens of context.")
-    judged = [stage for stage in _judged(data) if _fell(stage, "loss_before", "loss_after") is not None]
-    if judged:
-        fell = sum(bool(_fell(stage, "loss_before", "loss_after")) for stage in judged)
-        sentences.append(f"Held-out loss fell in {_of(fell, len(judged), 'stage')}.")
-    past = [stage for stage in _judged(data) if _fell(stage, "loss_past_before", "loss_past_after") is not None]
+    fell = [result for stage in on_text(data) if (result := fell_in(stage, "loss_before", "loss_after")) is not None]
+    if fell:
+        sentences.append(f"Held-out loss fell in {_of(sum(fell), len(fell), 'text stage')}.")
+    extended = [stage for stage in on_text(data) if number(stage.values, "past")]
+    past = [got for stage in extended if (got := fell_in(stage, "loss_past_before", "loss_past_after")) is not None]
     if past:
-        fell = sum(bool(_fell(stage, "loss_past_before", "loss_past_after")) for stage in past)
         sentences.append(
-            f"At positions past the previous stage's length it fell in {_of(fell, len(past), 'extension')}: "
-            + ("the longer context is used." if fell == len(past) else "not every extension paid off.")
+            f"At positions past the previous stage's length it fell in {_of(sum(past), len(past), 'extension')}: "
+            + ("the longer context is used." if all(past) else "not every extension paid off.")
         )
     failed = [stage.name for stage in data.stages if stage.state == "failed"]
     if failed:
@@ -185,89 +185,11 @@ def _curves(stages: Sequence[StageReport], key: str, title: str, unit: str, heig
     for stage in stages:
         points = [(offset + step["tokens"], float(step[key])) for step in stage.steps if number(step, key) is not None]
         if points:
-            length = _sequence(stage)
+            length = sequence_of(stage)
             label = context(length) if length else stage.name
             curves.append(Curve(stage.name, label, [x for x, _ in points], [y for _, y in points]))
         offset += stage.steps[-1]["tokens"]
     return chart(curves, title, unit, height, from_zero) if curves else Html("")
-
-
-def _context(data: ReportData) -> Html | None:
-    judged = _judged(data)
-    if not judged:
-        return None
-    rows = []
-    for stage in judged:
-        values = stage.values
-        past = number(values, "past")
-        needle = number(values, "needle_exact")
-        digits = number(values, "needle_digits")
-        rows.append(
-            element(
-                "tr",
-                None,
-                element("td", None, stage.name),
-                cell(context(_sequence(stage))),
-                *_before_after(values, "loss_before", "loss_after"),
-                cell(f"past {context(past)}" if past else MISSING),
-                *_before_after(values, "loss_past_before", "loss_past_after"),
-                cell(MISSING if needle is None else f"{100 * needle:.0f}%"),
-                cell(MISSING if digits is None else f"{100 * digits:.0f}%"),
-            )
-        )
-    groups = element(
-        "tr",
-        {"class": "group"},
-        element("th", None, ""),
-        element("th", None, ""),
-        element("th", {"colspan": 3}, "Held-out loss, all positions"),
-        element("th", {"colspan": 4}, "Held-out loss past the previous length"),
-        element("th", {"colspan": 2}, "Needles found"),
-    )
-    names = ("Context", "before", "after", "change", "positions", "before", "after", "change", "whole", "digits")
-    head = element("tr", None, element("th", None, "Stage"), *(element("th", {"class": "n"}, name) for name in names))
-    return section(
-        "Does it use the longer context?",
-        "Mean loss (nats per token) on documents kept out of training, by the model before and after each stage. The "
-        "test is the second group: positions further into a document than the previous stage ever saw.",
-        element("div", {"class": "card scroll"}, element("table", None, groups, head, *rows)),
-    )
-
-
-def _before_after(values: Mapping[str, Any], before: str, after: str) -> tuple[Html, Html, Html]:
-    first, last = number(values, before), number(values, after)
-    shown = [MISSING if value is None else f"{value:.3f}" for value in (first, last)]
-    if first is None or last is None:
-        return cell(shown[0]), cell(shown[1]), cell(MISSING)
-    return cell(shown[0]), cell(shown[1]), cell(f"{last - first:+.3f}", "good" if last < first else "bad")
-
-
-def _pictures(data: ReportData) -> Html | None:
-    """Pictures of the same name side by side, so that stages can be compared."""
-    groups: dict[str, list[Html]] = {}
-    for stage in data.stages:
-        for picture in stage.pictures:
-            if picture.name == ANSWERS:
-                continue  # stands with the figures that it draws
-            image = element("img", {"src": picture.uri, "alt": f"{stage.name}: {_caption(picture.name)}"})
-            caption = element("figcaption", None, stage.name)
-            groups.setdefault(_caption(picture.name), []).append(element("figure", None, image, caption))
-    if not groups:
-        return None
-    return section(
-        "Needles and loss by position",
-        "A needle is one sentence (a city and its number) hidden at some depth of a long document; a cell says how "
-        "often the model repeats the number. Loss by position shows what each further token of context is worth.",
-        *(
-            element("div", None, element("h3", None, title), element("div", {"class": "pictures"}, *figures))
-            for title, figures in sorted(groups.items(), key=lambda group: group[0] != _NEEDLES)
-        ),
-    )
-
-
-def _caption(name: str) -> str:
-    known = {"needle.png": _NEEDLES, "loss_by_position.png": "Held-out loss by position in the document"}
-    return known.get(name.rpartition("/")[2], name)
 
 
 def _details(data: ReportData) -> Html | None:
@@ -356,21 +278,8 @@ def _provenance(data: ReportData) -> Html:
 # ---------------------------------------------------------------------- small parts
 
 
-def _judged(data: ReportData) -> list[StageReport]:
-    return [stage for stage in data.of_kind("evaluate") if stage.values]
-
-
-def _sequence(stage: StageReport) -> float | None:
-    return number(stage.values, "sequence") or number(stage.recipe, "sequence")
-
-
 def _tokens(stage: StageReport) -> float:
     return stage.steps[-1]["tokens"] if stage.steps else number(stage.values, "tokens") or 0
-
-
-def _fell(stage: StageReport, before: str, after: str) -> bool | None:
-    first, last = number(stage.values, before), number(stage.values, after)
-    return None if first is None or last is None else last < first
 
 
 def _of(part: int, whole: int, name: str) -> str:

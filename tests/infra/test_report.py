@@ -165,7 +165,7 @@ def test_a_finished_run_is_shown_whole(store, stages):
     rows = [[cell.text for cell in row.find_all("td")] for row in table.find_all("tr") if row.find("td")]
     assert rows[0][:6] == ["eval-512", "512", "6.910", "3.600", "-3.310", "—"]
     assert rows[4] == ["eval-8k", "8K", "3.300", "3.200", "-0.100", "past 4K", "3.900", "3.100", "-0.800", "8%", "22%"]
-    assert "extended to 8K" in soup.select_one(".summary").text
+    assert "512 to 8K tokens" in soup.select_one(".summary").text
     assert "every extension: the longer context is used" in soup.select_one(".summary").text
     assert len(soup.find_all("figure")) == 10
     assert base64.b64decode(soup.find("img")["src"].partition(",")[2]).startswith(b"\x89PNG")

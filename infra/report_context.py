@@ -1,0 +1,139 @@
+"""The report's sections on the length of context: whether it is used, where, and what stages of other data cost.
+
+Stages of text are those whose evaluation measured nothing else; conversations and pictures have sections of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from infra.formats import MISSING, context
+from infra.markup import Html, element
+from infra.report_data import ReportData, StageReport
+from infra.report_parts import cell, number, section
+
+_TITLES = {
+    "needle.png": "Needles found, by document length and depth",
+    "loss_by_position.png": "Held-out loss by position in the document",
+}
+_OTHER = ("chat", "vision")  # what an evaluation measured besides text
+
+
+def on_text(data: ReportData) -> list[StageReport]:
+    """The evaluations of stages of text, in order."""
+    return [stage for stage in _judged(data) if not any(stage.values.get(name) for name in _OTHER)]
+
+
+def sequence_of(stage: StageReport) -> float | None:
+    return number(stage.values, "sequence") or number(stage.recipe, "sequence")
+
+
+def fell_in(stage: StageReport, before: str, after: str) -> bool | None:
+    """Whether a figure fell; None where it is not known."""
+    first, last = number(stage.values, before), number(stage.values, after)
+    return None if first is None or last is None else last < first
+
+
+def contexts(data: ReportData) -> Html | None:
+    judged = on_text(data)
+    if not judged:
+        return None
+    rows = []
+    for stage in judged:
+        values = stage.values
+        past = number(values, "past")
+        needle = number(values, "needle_exact")
+        digits = number(values, "needle_digits")
+        rows.append(
+            element(
+                "tr",
+                None,
+                element("td", None, stage.name),
+                cell(context(sequence_of(stage))),
+                *_before_after(values, "loss_before", "loss_after"),
+                cell(f"past {context(past)}" if past else MISSING),
+                *_before_after(values, "loss_past_before", "loss_past_after"),
+                cell(MISSING if needle is None else f"{100 * needle:.0f}%"),
+                cell(MISSING if digits is None else f"{100 * digits:.0f}%"),
+            )
+        )
+    groups = element(
+        "tr",
+        {"class": "group"},
+        element("th", None, ""),
+        element("th", None, ""),
+        element("th", {"colspan": 3}, "Held-out loss, all positions"),
+        element("th", {"colspan": 4}, "Held-out loss past the previous length"),
+        element("th", {"colspan": 2}, "Needles found"),
+    )
+    names = ("Context", "before", "after", "change", "positions", "before", "after", "change", "whole", "digits")
+    head = element("tr", None, element("th", None, "Stage"), *(element("th", {"class": "n"}, name) for name in names))
+    return section(
+        "Does it use the longer context?",
+        "Mean loss (nats per token) on documents kept out of training, by the model before and after each stage. The "
+        "test is the second group: positions further into a document than the previous stage ever saw.",
+        element("div", {"class": "card scroll"}, element("table", None, groups, head, *rows)),
+    )
+
+
+def positions(data: ReportData) -> Html | None:
+    """Pictures of the same name side by side, so that stages can be compared."""
+    groups: dict[str, list[Html]] = {}
+    for stage in data.of_kind("evaluate"):
+        for picture in stage.pictures:
+            title = _TITLES.get(picture.name.rpartition("/")[2])
+            if title:
+                image = element("img", {"src": picture.uri, "alt": f"{stage.name}: {title}"})
+                figure = element("figure", None, image, element("figcaption", None, stage.name))
+                groups.setdefault(title, []).append(figure)
+    if not groups:
+        return None
+    return section(
+        "Needles and loss by position",
+        "A needle is one sentence (a city and its number) hidden at some depth of a long document; a cell says how "
+        "often the model repeats the number. Loss by position shows what each further token of context is worth.",
+        *(
+            element("div", None, element("h3", None, title), element("div", {"class": "pictures"}, *figures))
+            for title in _TITLES.values()
+            if (figures := groups.get(title))
+        ),
+    )
+
+
+def forgetting(data: ReportData) -> Html | None:
+    """Held-out text under the stages that were trained on something else."""
+    text = on_text(data)
+    rows = [
+        element(
+            "tr",
+            None,
+            element("td", None, stage.name),
+            cell(context(sequence_of(stage))),
+            *_before_after(stage.values, "loss_before", "loss_after"),
+        )
+        for stage in _judged(data)
+        if stage not in text
+    ]
+    if not rows:
+        return None
+    names = ("Context", "before", "after", "change")
+    head = element("tr", None, element("th", None, "Stage"), *(element("th", {"class": "n"}, name) for name in names))
+    return section(
+        "What is forgotten",
+        "Mean loss (nats per token) on documents kept out of training, before and after the stages that were trained "
+        "on conversations or pictures.",
+        element("div", {"class": "card scroll"}, element("table", None, head, *rows)),
+    )
+
+
+def _before_after(values: Mapping[str, Any], before: str, after: str) -> tuple[Html, Html, Html]:
+    first, last = number(values, before), number(values, after)
+    shown = [MISSING if value is None else f"{value:.3f}" for value in (first, last)]
+    if first is None or last is None:
+        return cell(shown[0]), cell(shown[1]), cell(MISSING)
+    return cell(shown[0]), cell(shown[1]), cell(f"{last - first:+.3f}", "good" if last < first else "bad")
+
+
+def _judged(data: ReportData) -> list[StageReport]:
+    return [stage for stage in data.of_kind("evaluate") if stage.values]
