@@ -13,7 +13,8 @@ from infra.errors import UserError
 from ringworld import errors
 from ringworld.planning.roofline import Efficiency
 from ringworld.strict import from_mapping
-from stages.curriculum import Curriculum, Site, load_curriculum, load_site
+from stages.curriculum import Curriculum, load_curriculum
+from stages.site import Site, load_site
 
 # Ray gives it to the entry point of a submitted job, and to nobody else.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"

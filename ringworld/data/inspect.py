@@ -5,7 +5,7 @@
     python -m ringworld.data.inspect plan.parquet --row 17 --tokens DIR --tokenizer DIR
 
 A run's folder says by its manifests where plan, tokens and tokenizer lie; of a plan alone the command line does. Text,
-segments, positions and weights are those of the trainer's own loader.
+segments, positions and weights are those of the trainer's own loader; codes of pictures are counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ringworld.command import guarded
 from ringworld.data.files import join, read_json
 from ringworld.data.loader import Batch, Loader
 from ringworld.data.plan import MADE, PackingPlan
-from ringworld.data.token_store import TokenStore
+from ringworld.data.stores import Store, open_stores
 from ringworld.data.tokenizers import Tokenizer, check_same, load_tokenizer
 from ringworld.errors import UserError
 
@@ -36,7 +36,7 @@ class Found:
     """What is inspected. seed, batch_tokens: of the training that uses the plan; None where nobody says."""
 
     plan: PackingPlan
-    store: TokenStore
+    store: Store
     tokenizer: Tokenizer
     seed: int | None
     batch_tokens: int | None
@@ -50,7 +50,9 @@ def main(arguments: list[str]) -> int:
     which.add_argument("--row", type=int, metavar="N", help="a row of the plan, from 0")
     which.add_argument("--step", type=int, metavar="N", help="the rows of a training step, from 0")
     parser.add_argument("--stage", help="of a run: a training stage, or its pack stage")
-    parser.add_argument("--tokens", metavar="DIR", help="the token store of a plan alone")
+    parser.add_argument(
+        "--tokens", metavar="DIR", action="append", help="the token store of a plan alone; of a plan of two, twice"
+    )
     parser.add_argument("--tokenizer", metavar="DIR", help="the tokenizer of a plan alone")
     parser.add_argument("--seed", type=int, help="of the training, for --step")
     parser.add_argument("--batch-tokens", type=int, help="of the training, for --step")
@@ -60,8 +62,11 @@ def main(arguments: list[str]) -> int:
     def work() -> int:
         found = _find(options)
         shown = _row(found, options.row, options.full) if options.step is None else _step(found, options)
-        for line in shown:
-            print(line)
+        try:
+            for line in shown:
+                print(line, flush=True)
+        except BrokenPipeError:  # whoever reads has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
     return guarded(work)
@@ -123,7 +128,19 @@ def _described(found: Found, row: int, batch: Batch, place: int, full: bool) -> 
             f"{document:>9} {_span(start, length):>21} of {store.index.tokens[document]:,}"
         )
         yield f"    from {source}"
-        yield f"    {_shortened(found.tokenizer.decode(batch.tokens[place, at]), full)}"
+        yield f"    {_shortened(_text(found, batch.tokens[place, at]), full)}"
+
+
+def _text(found: Found, ids: np.ndarray) -> str:
+    """The text of ids, with stretches of vision ids as their number."""
+    first = found.store.info.vision_offset
+    if not first:
+        return found.tokenizer.decode(ids)
+    seen = ids >= first
+    parts = np.split(ids, np.flatnonzero(np.diff(seen)) + 1)
+    return "".join(
+        f"[{len(part)} vision ids]" if part[0] >= first else found.tokenizer.decode(part) for part in parts if len(part)
+    )
 
 
 def _weights(weight: np.ndarray) -> str:
@@ -165,17 +182,19 @@ def _find(options: argparse.Namespace) -> Found:
         names = ", ".join(name.removeprefix("pack-") for name in packs)
         raise UserError(f"--stage={options.stage}: {place} has plans of {names}; give one of these")
     plan = _path(place, stages, wanted, "plan.parquet")
-    tokens = stages[wanted]["inputs"]["tokens"]["stage"]
-    tokenizer = options.tokenizer or _path(place, stages, stages[tokens]["inputs"]["tokenizer"]["stage"], "tokenizer")
+    ports = stages[wanted]["inputs"]
+    stores = [ports[port]["stage"] for port in ("tokens", "vision") if port in ports]
+    of_tokenizer = stages[stores[0]]["inputs"]["tokenizer"]["stage"]
+    tokenizer = options.tokenizer or _path(place, stages, of_tokenizer, "tokenizer")
     training = [m for m in stages.values() if m["kind"] == "train" and m["inputs"]["plan"]["stage"] == wanted]
     recipe: Mapping[str, Any] = training[0]["recipe"] if training else {}
-    store = options.tokens or _path(place, stages, tokens, "tokens")
-    return _opened(plan, store, tokenizer, recipe.get("seed"), recipe.get("batch_tokens"))
+    urls = options.tokens or [_path(place, stages, store, "tokens") for store in stores]
+    return _opened(plan, urls, tokenizer, recipe.get("seed"), recipe.get("batch_tokens"))
 
 
-def _opened(plan: str, tokens: str, tokenizer: str, seed: int | None, batch_tokens: int | None) -> Found:
-    found = Found(PackingPlan.load(plan), TokenStore.open(tokens), load_tokenizer(tokenizer), seed, batch_tokens)
-    check_same(found.store.tokenizer_hash, found.tokenizer.hash, f"{tokens} and {tokenizer}")
+def _opened(plan: str, tokens: list[str], tokenizer: str, seed: int | None, batch_tokens: int | None) -> Found:
+    found = Found(PackingPlan.load(plan), open_stores(tokens), load_tokenizer(tokenizer), seed, batch_tokens)
+    check_same(found.store.tokenizer_hash, found.tokenizer.hash, f"{found.store.url} and {tokenizer}")
     return found
 
 

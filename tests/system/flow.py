@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +20,15 @@ MICRO = str(REPOSITORY / "tests" / "system" / "micro.yaml")
 RUN = "micro"
 
 
+# Programs are compiled once for all flows of the session: what is tested here is what happens around them.
+_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+
+
 def command(root: Path, *words: str) -> list[str]:
-    return [sys.executable, "flows/full_curriculum.py", f"curriculum={MICRO}", f"root={root}", f"run={RUN}", *words]
+    shared = f"placement.train.compilation_cache={_COMPILED.name}"
+    return [
+        sys.executable, "flows/full_curriculum.py", f"curriculum={MICRO}", f"root={root}", f"run={RUN}", shared, *words
+    ]  # fmt: skip
 
 
 def environment() -> dict[str, str]:

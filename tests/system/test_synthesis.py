@@ -25,7 +25,7 @@ from ringworld.model.llama import init_params
 from ringworld.train.checkpoint import save_params
 from ringworld.train.recipe import OptimizerConfig, TrainRecipe
 from stages.questions_plan import Choice
-from stages.questions_state import committed, read_shard
+from stages.shards import committed, read_shard
 from tests.ringworld.synthesis.misbehaving import free_port
 from tests.ringworld.synthesis.reciting import write_reciter
 from tests.stages.questions import Run, pairs

@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ringworld.data import inspect
 from ringworld.data.packing import cut_in_rows, pack
+from ringworld.data.stores import open_stores
 from tests.ringworld.corpus import write_corpus
+from tests.ringworld.pictured import example, write_pictured
 
 TEXTS = ["The whale is white. " * 3, "Call me Ishmael. " * 2, "It was a sea of glass. " * 20, "held out"]
 
@@ -109,3 +112,17 @@ def test_a_place_without_a_plan_is_answered(
 ) -> None:
     assert inspect.main([str(tmp_path / place) if place else str(tmp_path), "--row", "0"]) == 64
     assert said in capsys.readouterr().err
+
+
+def test_codes_of_pictures_are_counted_between_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = write_corpus(tmp_path, TEXTS)
+    seen = write_pictured(tmp_path / "seen", [example(n, 20, "a cat", n == 1) for n in range(3)], ["image"] * 3)
+    both = open_stores([text.url, seen.url])
+    plan = pack(both.index, cut_in_rows(both.index, np.array([0, 4, 5]), 128), 128, "token", 0.5)
+    plan.save(str(tmp_path / "plan.parquet"))
+    words = [str(tmp_path / "plan.parquet"), "--tokenizer", str(tmp_path / "tokenizer"), "--row", "0"]
+    printed = shown(capsys, *words, "--tokens", text.url, "--tokens", seen.url)
+    assert "'a cat[20 vision ids]'" in printed
+    assert "'[20 vision ids]a cat'" in printed
+    assert "from clip-1" in printed
+    assert "from text-0" in printed
