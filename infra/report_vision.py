@@ -117,8 +117,9 @@ def _left_out(data: ReportData) -> Html | None:
 
 
 def _examples(data: ReportData) -> Html | None:
-    """What the examples of each stage are, and one of each corpus to read."""
+    """What the examples of each stage are, and one of each corpus to read, from the first stage that has it."""
     rows, read = [], []
+    corpora: set[str] = set()
     for stage in data.of_kind("vision-examples"):
         for name, found in named(stage.values.get("corpora")):
             tokens, seen = number(found, "tokens"), number(found, "seen")
@@ -126,7 +127,6 @@ def _examples(data: ReportData) -> Html | None:
             how = ", ".join(f"{count:.0f} {word}" for word, count in amounts(found.get("how")).items())
             counts = (whole(found, key) or MISSING for key in ("examples", "frames", "tokens"))
             rows.append((stage.name, name, how, *counts, share, whole(found, "shortened") or MISSING))
-        corpora: set[str] = set()
         for sample in entries(stage.values, "samples"):
             corpus = text_at(sample, "corpus")
             if corpus not in corpora:
