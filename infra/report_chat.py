@@ -11,7 +11,24 @@ from typing import Any
 from infra.formats import MISSING
 from infra.markup import Html, element
 from infra.report_data import ReportData, StageReport
-from infra.report_parts import card, cell, entries, fields, named, number, quoted, section, table, text_at, turns, whole
+from infra.report_parts import (
+    card,
+    cell,
+    decimal,
+    entries,
+    fall,
+    fields,
+    inner,
+    named,
+    number,
+    quoted,
+    section,
+    share,
+    table,
+    text_at,
+    turns,
+    whole,
+)
 from infra.report_questions import questions
 
 ANSWERS = "answers.png"  # the picture of this section
@@ -19,7 +36,7 @@ ANSWERS = "answers.png"  # the picture of this section
 
 def chat(data: ReportData) -> Html | None:
     """The section, or None for a run without questions or conversations."""
-    judged = [(stage, found) for stage in data.of_kind("evaluate") if (found := _mapping(stage.values, "chat"))]
+    judged = [(stage, found) for stage in data.of_kind("evaluate") if (found := inner(stage.values, "chat"))]
     parts = [*questions(data), _learned(judged), _pictures(data), _depths(judged), _unanswered(judged)]
     parts += [transcripts(stage, found) for stage, found in judged]
     shown = [part for part in parts if part]
@@ -42,12 +59,12 @@ def _learned(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | 
             element("td", None, stage.name),
             element("td", None, name),
             cell(whole(found, "conversations") or MISSING),
-            *_fall(found),
-            cell(_share(found, "verbatim_before")),
-            cell(_share(found, "verbatim_after")),
+            *fall(found, "loss_before", "loss_after"),
+            cell(share(found, "verbatim_before")),
+            cell(share(found, "verbatim_after")),
             cell(whole(found, "asked") or MISSING),
-            cell(_share(found, "exact")),
-            cell(_decimal(found, "f1")),
+            cell(share(found, "exact")),
+            cell(decimal(found, "f1")),
         )
         for stage, measured in judged
         for name, found in named(measured.get("corpora"))
@@ -73,14 +90,6 @@ def _learned(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | 
     return element("div", {"class": "card scroll"}, element("table", None, groups, head, *rows))
 
 
-def _fall(found: Mapping[str, Any]) -> tuple[Html, Html, Html]:
-    before, after = number(found, "loss_before"), number(found, "loss_after")
-    shown = (cell(_decimal(found, "loss_before", 3)), cell(_decimal(found, "loss_after", 3)))
-    if before is None or after is None:
-        return (*shown, cell(MISSING))
-    return (*shown, cell(f"{after - before:+.3f}", "good" if after < before else "bad"))
-
-
 def _pictures(data: ReportData) -> Html | None:
     shown = [
         element(
@@ -101,9 +110,9 @@ def _depths(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | N
     for stage, measured in judged:
         for name, found in named(measured.get("corpora")):
             for row in entries(found, "depths"):
-                depth = f"{_share(row, 'from')} to {_share(row, 'to')}"
-                losses = (_decimal(row, "loss_before", 3), _decimal(row, "loss_after", 3))
-                answered = (whole(row, "asked") or MISSING, _share(row, "exact"), _decimal(row, "f1"))
+                depth = f"{share(row, 'from')} to {share(row, 'to')}"
+                losses = (decimal(row, "loss_before", 3), decimal(row, "loss_after", 3))
+                answered = (whole(row, "asked") or MISSING, share(row, "exact"), decimal(row, "f1"))
                 rows.append((f"{stage.name}, {name}", depth, whole(row, "answers") or MISSING, *losses, *answered))
     names = ("Stage, corpus", "Depth", "Answers", "Loss before", "after", "Asked", "exact", "F1")
     return table("By the depth at which the answer stands in the prompt", names, rows)
@@ -130,7 +139,7 @@ def transcripts(stage: StageReport, measured: Mapping[str, Any]) -> Html | None:
             text_at(row, "corpus"),
             f"prompt of {tokens} tokens" if tokens else "",
             "" if depth is None else f"depth {depth:.0%}",
-            "exact match" if row.get("exact") is True else f"F1 {_decimal(row, 'f1')}",
+            "exact match" if row.get("exact") is True else f"F1 {decimal(row, 'f1')}",
             {"length": "cut off", "error": "ended by numbers that are not finite"}.get(text_at(row, "finish"), ""),
         ]
         shown.append(
@@ -143,18 +152,3 @@ def transcripts(stage: StageReport, measured: Mapping[str, Any]) -> Html | None:
             )
         )
     return card(f"{stage.name}: some of what was asked", *shown) if shown else None
-
-
-def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else None
-
-
-def _share(values: Mapping[str, Any], key: str) -> str:
-    share = number(values, key)
-    return MISSING if share is None else f"{share:.0%}"
-
-
-def _decimal(values: Mapping[str, Any], key: str, digits: int = 2) -> str:
-    amount = number(values, key)
-    return MISSING if amount is None else f"{amount:.{digits}f}"

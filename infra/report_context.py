@@ -5,13 +5,10 @@ Stages of text are those whose evaluation measured nothing else; conversations a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from infra.formats import MISSING, context
 from infra.markup import Html, element
 from infra.report_data import ReportData, StageReport
-from infra.report_parts import cell, number, section
+from infra.report_parts import cell, fall, number, section
 
 _TITLES = {
     "needle.png": "Needles found, by document length and depth",
@@ -51,9 +48,9 @@ def contexts(data: ReportData) -> Html | None:
                 None,
                 element("td", None, stage.name),
                 cell(context(sequence_of(stage))),
-                *_before_after(values, "loss_before", "loss_after"),
+                *fall(values, "loss_before", "loss_after"),
                 cell(f"past {context(past)}" if past else MISSING),
-                *_before_after(values, "loss_past_before", "loss_past_after"),
+                *fall(values, "loss_past_before", "loss_past_after"),
                 cell(MISSING if needle is None else f"{100 * needle:.0f}%"),
                 cell(MISSING if digits is None else f"{100 * digits:.0f}%"),
             )
@@ -110,7 +107,7 @@ def forgetting(data: ReportData) -> Html | None:
             None,
             element("td", None, stage.name),
             cell(context(sequence_of(stage))),
-            *_before_after(stage.values, "loss_before", "loss_after"),
+            *fall(stage.values, "loss_before", "loss_after"),
         )
         for stage in _judged(data)
         if stage not in text
@@ -125,14 +122,6 @@ def forgetting(data: ReportData) -> Html | None:
         "on conversations or pictures.",
         element("div", {"class": "card scroll"}, element("table", None, head, *rows)),
     )
-
-
-def _before_after(values: Mapping[str, Any], before: str, after: str) -> tuple[Html, Html, Html]:
-    first, last = number(values, before), number(values, after)
-    shown = [MISSING if value is None else f"{value:.3f}" for value in (first, last)]
-    if first is None or last is None:
-        return cell(shown[0]), cell(shown[1]), cell(MISSING)
-    return cell(shown[0]), cell(shown[1]), cell(f"{last - first:+.3f}", "good" if last < first else "bad")
 
 
 def _judged(data: ReportData) -> list[StageReport]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infra.formats import MISSING
 from infra.markup import Html, element, join
 
 _LONGEST = 1200  # characters of one text
@@ -111,3 +112,30 @@ def amounts(value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
         return {}
     return {str(key): amount for key in value if (amount := number(value, key)) is not None}
+
+
+def inner(values: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+    """The mapping under `key`, or None for anything else."""
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else None
+
+
+def share(values: Mapping[str, Any], key: str) -> str:
+    """The number under `key` as a percentage."""
+    part = number(values, key)
+    return MISSING if part is None else f"{part:.0%}"
+
+
+def decimal(values: Mapping[str, Any], key: str, digits: int = 2) -> str:
+    """The number under `key` with so many decimals."""
+    amount = number(values, key)
+    return MISSING if amount is None else f"{amount:.{digits}f}"
+
+
+def fall(values: Mapping[str, Any], before: str, after: str) -> tuple[Html, Html, Html]:
+    """Cells of a loss before, after, and how it changed."""
+    first, last = number(values, before), number(values, after)
+    shown = cell(decimal(values, before, 3)), cell(decimal(values, after, 3))
+    if first is None or last is None:
+        return (*shown, cell(MISSING))
+    return (*shown, cell(f"{last - first:+.3f}", "good" if last < first else "bad"))

@@ -19,10 +19,13 @@ from infra.report_parts import (
     card,
     cell,
     entries,
+    fall,
     fields,
+    inner,
     named,
     number,
     section,
+    share,
     table,
     text_at,
     tiles,
@@ -43,7 +46,7 @@ _OF_MODELS = {
 
 def vision(data: ReportData) -> Html | None:
     """The section, or None for a run without pictures."""
-    judged = [(stage, found) for stage in data.of_kind("evaluate") if (found := _mapping(stage.values, "vision"))]
+    judged = [(stage, found) for stage in data.of_kind("evaluate") if (found := inner(stage.values, "vision"))]
     parts = [
         _clips(data),
         _pictures(data, _OF_CLIPS),
@@ -109,7 +112,7 @@ def _left_out(data: ReportData) -> Html | None:
     for stage in data.of_kind("codes"):
         counted = amounts(stage.values.get("reasons"))
         found.append(fields("Refused while encoding", {name: f"{count:,.0f}" for name, count in counted.items()}))
-        seconds = _mapping(stage.values, "seconds") or {}
+        seconds = inner(stage.values, "seconds") or {}
         times = {name: amount for name, amount in amounts(seconds).items() if amount >= 0.05}
         found.append(fields("Where encoding spent its time", {name: duration(t) for name, t in times.items()}))
     shown = [part for part in found if part]
@@ -146,10 +149,10 @@ def _learned(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | 
             element("td", None, stage.name),
             element("td", None, name),
             cell(whole(found, "examples") or MISSING),
-            *_fall(_mapping(found, "text") or {}),
-            *_fall(_mapping(found, "vision") or {}),
+            *fall(inner(found, "text") or {}, "before", "after"),
+            *fall(inner(found, "vision") or {}, "before", "after"),
             cell(whole(found, "asked") or MISSING),
-            cell(_share(found, "exact")),
+            cell(share(found, "exact")),
         )
         for stage, measured in judged
         for name, found in named(measured.get("corpora"))
@@ -175,20 +178,12 @@ def _learned(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | 
     return element("div", {"class": "card scroll"}, element("table", None, groups, head, *rows))
 
 
-def _fall(found: Mapping[str, Any]) -> tuple[Html, Html, Html]:
-    before, after = number(found, "before"), number(found, "after")
-    shown = [MISSING if value is None else f"{value:.3f}" for value in (before, after)]
-    if before is None or after is None:
-        return cell(shown[0]), cell(shown[1]), cell(MISSING)
-    return cell(shown[0]), cell(shown[1]), cell(f"{after - before:+.3f}", "good" if after < before else "bad")
-
-
 def _needles(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | None:
     rows = []
     for stage, measured in judged:
-        found = _mapping(measured, "needle")
+        found = inner(measured, "needle")
         if found:
-            rows.append((stage.name, *(_share(found, key) for key in ("exact", "ranked", "chance", "told_apart"))))
+            rows.append((stage.name, *(share(found, key) for key in ("exact", "ranked", "chance", "told_apart"))))
     names = ("Stage", "Said whole", "Likeliest of the colours", "by chance", "Frames whose codes differ")
     return table("The colour of a marked frame in a video", names, rows)
 
@@ -200,19 +195,9 @@ def _unmeasured(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html
         for key, what in (("not_asked", "nothing was asked"), ("not_drawn", "nothing was drawn")):
             if reason := text_at(measured, key):
                 facts[f"{stage.name}: {what}"] = reason
-        for name, why in (_mapping(measured, "refused") or {}).items():
+        for name, why in (inner(measured, "refused") or {}).items():
             facts[f"{stage.name}: nothing of {name}"] = str(why)
-        needle = _mapping(measured, "needle") or {}
-        for frames, why in (_mapping(needle, "refused") or {}).items():
+        needle = inner(measured, "needle") or {}
+        for frames, why in (inner(needle, "refused") or {}).items():
             facts[f"{stage.name}: no marked frame among {frames}"] = str(why)
     return card("Not measured", fields("", facts)) if facts else None
-
-
-def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
-    found = values.get(key)
-    return found if isinstance(found, Mapping) else None
-
-
-def _share(values: Mapping[str, Any], key: str) -> str:
-    share = number(values, key)
-    return MISSING if share is None else f"{share:.0%}"

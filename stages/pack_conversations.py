@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from infra.stage import Result, StageContext
-from ringworld.data.files import absolute, join
 from ringworld.data.mixture import check_shares
 from ringworld.data.order import Schedule
-from ringworld.data.packing import Whole, cut_in_rows, length_histogram, pack, select_whole
-from ringworld.data.plan import PackingPlan, WeighBy, mix
+from ringworld.data.packing import select_whole
+from ringworld.data.plan import WeighBy
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
+from stages.whole import write_plan
 
 
 @dataclass(frozen=True)
@@ -51,34 +51,13 @@ def run(context: StageContext, recipe: PackConversationsRecipe) -> Result:
         name: select_whole(index, "train", name, recipe.sequence, f"{where}.{name.partition('-')[0]}")
         for name in shares
     }
-    plans = {
-        name: pack(index, cut_in_rows(index, whole.documents, recipe.sequence), recipe.sequence, recipe.weigh_by)
-        for name, whole in chosen.items()
-    }
-    plan = mix(plans, shares).scheduled(Schedule(window=recipe.window))
-    plan.save(join(absolute(context.attempt_dir), "plan.parquet"))
-    corpora = {
-        name: _figures(plans[name], chosen[name]) | {"share": round(share / sum(shares.values()), 6)}
-        for name, share in shares.items()
-    }
-    values = {
-        "rows": plan.num_rows,
-        "fill": round(plan.fill, 6),
-        "slices": len(plan.row),
-        "documents": len(plan.row),
-        "tokens": int(plan.length.sum(dtype="int64")),
-        "answer_tokens": int(plan.answers.sum(dtype="int64")),
-        "lengths": length_histogram(index.tokens[plan.document]),
-        "corpora": corpora,
-    }
-    return Result(("plan.parquet",), values)
-
-
-def _figures(plan: PackingPlan, whole: Whole) -> dict[str, Any]:
-    return {
-        "rows": plan.num_rows,
-        "conversations": len(whole.documents),
-        "tokens": int(plan.length.sum(dtype="int64")),
-        "answer_tokens": int(plan.answers.sum(dtype="int64")),
-        "dropped": dict(whole.dropped),
-    }
+    return write_plan(
+        context,
+        index,
+        chosen,
+        shares,
+        sequence=recipe.sequence,
+        weigh_by=recipe.weigh_by,
+        window=recipe.window,
+        counts=lambda plan: {"answer_tokens": int(plan.answers.sum(dtype="int64"))},
+    )

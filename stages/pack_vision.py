@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from infra.stage import Result, StageContext
-from ringworld.data.files import absolute, join
 from ringworld.data.mixture import check_shares
 from ringworld.data.order import Schedule
-from ringworld.data.packing import Whole, cut_in_rows, length_histogram, pack, select, select_whole
-from ringworld.data.plan import PackingPlan, WeighBy, mix
+from ringworld.data.packing import Whole, select, select_whole
+from ringworld.data.plan import WeighBy
 from ringworld.data.stores import JoinedStore, Store, open_stores
 from ringworld.errors import UserError
+from stages.whole import write_plan
 
 TEXT = "text"
 
@@ -60,33 +60,17 @@ def run(context: StageContext, recipe: PackVisionRecipe) -> Result:
     store = open_stores([context.inputs[port].path("tokens") for port in ports])
     index, where = store.index, f"stages.{context.stage.name.removeprefix('pack-')}"
     chosen = {corpus: _chosen(store, corpus, recipe, where) for corpus in shares}
-    plans = {
-        corpus: pack(
-            index,
-            cut_in_rows(index, whole.documents, recipe.sequence),
-            recipe.sequence,
-            recipe.weigh_by,
-            recipe.vision_weight,
-        )
-        for corpus, whole in chosen.items()
-    }
-    plan = mix(plans, shares).scheduled(Schedule(window=recipe.window))
-    plan.save(join(absolute(context.attempt_dir), "plan.parquet"))
-    corpora = {
-        name: _figures(plans[name], chosen[name]) | {"share": round(share / sum(shares.values()), 6)}
-        for name, share in shares.items()
-    }
-    values = {
-        "rows": plan.num_rows,
-        "fill": round(plan.fill, 6),
-        "slices": len(plan.row),
-        "documents": sum(len(whole.documents) for whole in chosen.values()),
-        "tokens": int(plan.length.sum(dtype="int64")),
-        "vision_tokens": int(plan.seen.sum(dtype="int64")),
-        "lengths": length_histogram(index.tokens[plan.document]),
-        "corpora": corpora,
-    }
-    return Result(("plan.parquet",), values)
+    return write_plan(
+        context,
+        index,
+        chosen,
+        shares,
+        sequence=recipe.sequence,
+        weigh_by=recipe.weigh_by,
+        window=recipe.window,
+        vision_weight=recipe.vision_weight,
+        counts=lambda plan: {"vision_tokens": int(plan.seen.sum(dtype="int64"))},
+    )
 
 
 def _chosen(store: Store, corpus: str, recipe: PackVisionRecipe, where: str) -> Whole:
@@ -95,13 +79,3 @@ def _chosen(store: Store, corpus: str, recipe: PackVisionRecipe, where: str) -> 
     assert isinstance(store, JoinedStore)
     # The documents of the first store are those of the joined one, with their numbers.
     return Whole(select(store.stores[0].index, "train", *recipe.lengths, f"{where}.lengths"), {})
-
-
-def _figures(plan: PackingPlan, whole: Whole) -> dict[str, Any]:
-    return {
-        "rows": plan.num_rows,
-        "examples": len(whole.documents),
-        "tokens": int(plan.length.sum(dtype="int64")),
-        "vision_tokens": int(plan.seen.sum(dtype="int64")),
-        "dropped": dict(whole.dropped),
-    }

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar, Literal
-
-import yaml
 
 from ringworld.errors import UserError
 from ringworld.evaluate.marked_frames import COLOURS
+from ringworld.job_file import read_job, write_job
 from ringworld.model.config import ModelConfig, RopeConfig
-from ringworld.strict import from_mapping, to_mapping
 
 
 @dataclass(frozen=True)
@@ -182,13 +179,9 @@ class EvaluateJob:
 
     def save(self, path: str) -> None:
         """Write the job as YAML."""
-        Path(path).write_text(yaml.safe_dump(to_mapping(self), sort_keys=False), encoding="utf-8")
+        write_job(path, self)
 
 
 def load_job(path: str) -> EvaluateJob:
     """Read a job; UserError for anything that is not one."""
-    try:
-        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--recipe {path}: cannot be read: {error}") from None
-    return from_mapping(EvaluateJob, mapping, at="job")
+    return read_job(EvaluateJob, path)

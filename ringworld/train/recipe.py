@@ -9,17 +9,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import yaml
-
 from ringworld.errors import UserError
+from ringworld.job_file import read_job, write_job
 from ringworld.model.config import ModelConfig
 from ringworld.model.memory import Memory
-from ringworld.strict import from_mapping, to_mapping
 
 
 @dataclass(frozen=True)
@@ -160,17 +157,9 @@ class TrainJob:
 
     def save(self, path: str) -> None:
         """Write the job as YAML."""
-        with open(path, "w", encoding="utf-8") as file:
-            yaml.safe_dump(to_mapping(self), file, sort_keys=False)
+        write_job(path, self)
 
 
 def load_job(path: str) -> TrainJob:
     """Read a job; UserError for anything that is not one."""
-    if not os.path.isfile(path):
-        raise UserError(f"--recipe {path}: no such file")
-    with open(path, encoding="utf-8") as file:
-        try:
-            mapping = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise UserError(f"--recipe {path}: not YAML: {error}") from None
-    return from_mapping(TrainJob, mapping, at="job")
+    return read_job(TrainJob, path)

@@ -9,14 +9,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import yaml
-
 from ringworld.errors import UserError
-from ringworld.strict import from_mapping, to_mapping
+from ringworld.job_file import read_job, write_job
 from ringworld.vision.gallery import GalleryOptions
 from ringworld.vision.vqgan_recipe import VQTrainRecipe
 
@@ -97,17 +94,9 @@ class VQJob:
 
     def save(self, path: str) -> None:
         """Write the job as YAML."""
-        with open(path, "w", encoding="utf-8") as file:
-            yaml.safe_dump(to_mapping(self), file, sort_keys=False)
+        write_job(path, self)
 
 
 def load_vqgan_job(path: str) -> VQJob:
     """Read a job; UserError for anything that is not one."""
-    if not os.path.isfile(path):
-        raise UserError(f"--recipe {path}: no such file")
-    with open(path, encoding="utf-8") as file:
-        try:
-            mapping = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise UserError(f"--recipe {path}: not YAML: {error}") from None
-    return from_mapping(VQJob, mapping, at="job")
+    return read_job(VQJob, path)
