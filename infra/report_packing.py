@@ -14,7 +14,8 @@ from infra.report_parts import amounts, cell, number, section
 
 def packing(data: ReportData) -> Html | None:
     """The section, or None for a run without a packing plan."""
-    packed = [stage for kind in ("pack", "pack-conversations", "pack-vision") for stage in data.of_kind(kind) if stage.values]
+    kinds = ("pack", "pack-conversations", "pack-vision")
+    packed = [stage for kind in kinds for stage in data.of_kind(kind) if stage.values]
     if not packed:
         return None
     packed = [stage for stage in data.stages if stage in packed]  # in the run's order
