@@ -13,6 +13,8 @@ COLOURS = 8
 
 _POINTS = 400  # per curve: what a screen can show
 _HOVERS = 48  # tooltips per curve
+_MOST_COLUMNS = 11  # of a graph, side by side
+_STUB = 12  # pixels of an edge's end
 
 
 @dataclass(frozen=True)
@@ -44,53 +46,100 @@ def graph(nodes: Sequence[Node]) -> Html:
     """The stages left to right, each right of its inputs, one lane per kind; `nodes` come after their inputs.
 
     An edge that another path implies is not drawn (the tooltip names all inputs). A box stands as far right as its
-    consumers allow, so that a packing plan is beside the stage that reads it.
+    consumers allow, so that a packing plan is beside the stage that reads it. A graph of many columns goes on below,
+    like text; an edge from one such band to another is drawn as its two ends.
     """
-    columns = _columns(nodes)
-    rows = _rows(nodes, columns)
     longest = max(max(7.3 * len(node.name), 11 + 6.2 * len(node.note or node.word)) for node in nodes)
-    box_width, box_height, gap_x, gap_y = 20 + int(longest), 44, 20, 26
+    box = _Box(20 + int(longest))
     edges = _reduced(nodes)
-    longest_arc = max((columns[b] - columns[a] for a, b in edges if rows[a] == rows[b]), default=1)
-    top = 8 + (10 + 9 * longest_arc if longest_arc > 1 else 0)
-    left = {node.name: 6 + columns[node.name] * (box_width + gap_x) for node in nodes}
-    upper = {node.name: top + rows[node.name] * (box_height + gap_y) for node in nodes}
-    width = 12 + (max(columns.values()) + 1) * (box_width + gap_x) - gap_x
-    height = top + (max(rows.values()) + 1) * (box_height + gap_y) - gap_y + 8
+    placed = _placed(nodes, edges, box)
     parts: list[Html] = []
     for a, b in edges:
-        x0, y0, x1, y1 = left[a] + box_width, upper[a] + box_height / 2, left[b], upper[b] + box_height / 2
-        hops = columns[b] - columns[a]
-        if rows[a] == rows[b] and hops > 1:
-            lift = upper[a] - (10 + 9 * hops)
-            x0, x1, y0, y1 = x0 - 16, x1 + box_width * 0.4, upper[a], upper[b]
+        here, there = placed.places[a], placed.places[b]
+        x0, y0, x1, y1 = here.left + box.width, here.upper + box.height / 2, there.left, there.upper + box.height / 2
+        hops = there.column - here.column
+        if here.band != there.band:
+            path = f"M{x0:.0f} {y0:.0f} h{_STUB} M{x1 - _STUB:.0f} {y1:.0f} h{_STUB}"
+        elif here.upper == there.upper and hops > 1:
+            lift = here.upper - (10 + 9 * hops)
+            x0, x1, y0, y1 = x0 - 16, x1 + box.width * 0.4, here.upper, there.upper
             path = f"M{x0:.0f} {y0:.0f} C{x0 + 24:.0f} {lift:.0f} {x1 - 24:.0f} {lift:.0f} {x1:.0f} {y1:.0f}"
         else:
             bend = (x1 - x0) / 2
             path = f"M{x0:.0f} {y0:.0f} C{x0 + bend:.0f} {y0:.0f} {x1 - bend:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"
         parts.append(element("path", {"d": path, "class": "edge"}))
     for node in nodes:
-        x, y = left[node.name], upper[node.name]
+        x, y = placed.places[node.name].left, placed.places[node.name].upper
         made_from = f" from {', '.join(node.inputs)}" if node.inputs else ""
         parts.append(
             element(
                 "g",
                 {"class": f"node {node.state}"},
                 element("title", None, f"{node.name}: {node.kind}{made_from}; {node.word}"),
-                element("rect", {"x": x, "y": y, "width": box_width, "height": box_height, "rx": 9}),
+                element("rect", {"x": x, "y": y, "width": box.width, "height": box.height, "rx": 9}),
                 element("circle", {"cx": x + 13, "cy": y + 31, "r": 3.5}),
                 element("text", {"x": x + 10, "y": y + 18, "class": "name"}, node.name),
                 element("text", {"x": x + 21, "y": y + 35, "class": "note"}, node.note or node.word),
             )
         )
     # Shrunk to the page as far as names can still be read; beyond that it scrolls.
-    size = f"width:100%;max-width:{width}px;min-width:{int(0.6 * width)}px"
+    size = f"width:100%;max-width:{placed.width}px;min-width:{int(0.6 * placed.width)}px"
     return element(
         "svg",
-        {"viewBox": f"0 0 {width} {height}", "style": size, "class": "graph", "role": "img"},
+        {"viewBox": f"0 0 {placed.width} {placed.height}", "style": size, "class": "graph", "role": "img"},
         element("title", None, "Stages of the run and what each is made from"),
         *parts,
     )
+
+
+@dataclass(frozen=True)
+class _Box:
+    """Pixels of a box and of the gaps around it."""
+
+    width: int
+    height: int = 44
+    gap_x: int = 20
+    gap_y: int = 26
+
+
+@dataclass(frozen=True)
+class _Place:
+    band: int
+    column: int
+    left: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Where every box stands, by its name, and the size of the picture."""
+
+    places: Mapping[str, _Place]
+    width: int
+    height: int
+
+
+def _placed(nodes: Sequence[Node], edges: Sequence[tuple[str, str]], box: _Box) -> _Placed:
+    columns = _columns(nodes)
+    rows = _rows(nodes, columns)
+    count = 1 + max(columns.values())
+    bands = -(-count // _MOST_COLUMNS)
+    breadth = -(-count // bands)
+    margin = 6 if bands == 1 else 6 + _STUB
+    places: dict[str, _Place] = {}
+    bottom = 0
+    for band in range(bands):
+        members = {node.name for node in nodes if columns[node.name] // breadth == band}
+        used = sorted({rows[name] for name in members})
+        arcs = [columns[b] - columns[a] for a, b in edges if {a, b} <= members and rows[a] == rows[b]]
+        longest_arc = max(arcs, default=1)
+        top = bottom + 8 + (10 + 9 * longest_arc if longest_arc > 1 else 0)
+        for name in members:
+            left = margin + columns[name] % breadth * (box.width + box.gap_x)
+            upper = top + used.index(rows[name]) * (box.height + box.gap_y)
+            places[name] = _Place(band, columns[name], left, upper)
+        bottom = top + len(used) * (box.height + box.gap_y) - box.gap_y + (8 if band == bands - 1 else 2 * box.gap_y)
+    return _Placed(places, 2 * margin + breadth * (box.width + box.gap_x) - box.gap_x, bottom)
 
 
 def _columns(nodes: Sequence[Node]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 
 from infra.formats import context, duration
 from infra.report import write_report
-from infra.report_figures import short, ticks
+from infra.report_figures import Node, graph, short, ticks
 from infra.storage import Store
 from tests.infra.run_on_disk import (
     DocumentsRecipe,
@@ -260,3 +260,24 @@ def test_ticks_are_round_and_inside():
     assert ticks(0, 10, 5) == [0, 2, 4, 6, 8, 10]
     assert ticks(2.13, 5.9, 4) == [3, 4, 5]
     assert ticks(5, 5, 4) == [5]
+
+
+def test_a_long_graph_goes_on_below_and_loses_no_box_and_no_edge():
+    def drawn(count):
+        names = [f"stage-{number:02d}" for number in range(count)]
+        before = [[], *([name] for name in names)]
+        nodes = [Node(name, "train", made, "done", "done") for name, made in zip(names, before, strict=False)]
+        svg: Any = BeautifulSoup(str(graph(nodes)), "lxml").svg
+        boxes = [(float(box["x"]), float(box["y"])) for box in svg.select("g rect")]
+        assert len(set(boxes)) == count
+        assert len(svg.select("path.edge")) == count - 1
+        width, height = (float(size) for size in svg["viewbox"].split()[2:])
+        assert all(0 < x < width and 0 < y < height for x, y in boxes)
+        return width, boxes
+
+    one_band, boxes = drawn(8)
+    assert len({y for _, y in boxes}) == 1
+    width, boxes = drawn(16)
+    assert one_band <= width < 1.1 * one_band
+    assert [y for _, y in boxes] == sorted(y for _, y in boxes)
+    assert len({y for _, y in boxes}) == 2
