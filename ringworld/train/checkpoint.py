@@ -15,6 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ringworld.data.files import absolute
 from ringworld.errors import UserError
 from ringworld.model.llama import Params
 
@@ -65,7 +66,7 @@ def stored_names(path: str) -> dict[str, tuple[int, ...]]:
     """The shape of every weight of an artifact by its name, such as `layers.mlp.gate`. UserError where none is."""
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            found = checkpointer.metadata(epath.Path(path)).item_metadata
+            found = checkpointer.metadata(_place(path)).item_metadata
         except FileNotFoundError:
             raise UserError(f"params {path}: no checkpoint there") from None
     return {_name(key): leaf.shape for key, leaf in _leaves(found)}
@@ -82,7 +83,12 @@ def load_params(path: str, abstract_params: Params) -> Params:
             f"recipe; give the recipe the model sizes of the stage it starts from"
         )
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(epath.Path(path), abstract_params)
+        return checkpointer.restore(_place(path), abstract_params)
+
+
+def _place(path: str) -> epath.Path:
+    """Absolute: of a relative path Orbax reads no metadata, and says nothing."""
+    return epath.Path(absolute(path))
 
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:
