@@ -261,7 +261,7 @@ def test_decoding_ahead_gives_the_same_frames_and_says_who_waited(tmp_path: Path
         chunks = []
         for chunk in ahead:
             chunks.append(chunk)
-            time.sleep(0.02)
+            time.sleep(0.1)  # longer than decoding takes, also on a busy machine
         assert next(ahead, None) is None
     assert [len(chunk.times) for chunk in chunks] == [8] * 6 + [2]
     np.testing.assert_array_equal(np.concatenate([c.pixels for c in chunks]), [f.pixels for f in expected])
