@@ -74,7 +74,8 @@ def test_lwm_7b_states_the_papers_stages_that_see() -> None:
         assert optimizer.schedule == schedule
         assert (made.model.rope.theta, made.model.vision_vocabulary) == (5e7, 8448)
         assert stages[name].inputs["params"] is stages[before]
-        assert recipe(stages[f"pack-{name}"]).vision_weight == 0.5
+        packed = recipe(stages[f"pack-{name}"])
+        assert (packed.vision_weight, packed.weigh_by) == (0.5, "example")
         before = name
     assert recipe(stages["pack-vision-1k"]).mixture == {"text": 0.16, "image": 0.84}
     assert set(recipe(stages["pack-vision-chat-1m"]).mixture.values()) == {0.25}
