@@ -21,6 +21,7 @@ from infra.report_parts import (
     inner,
     named,
     number,
+    pictures,
     quoted,
     section,
     share,
@@ -31,14 +32,14 @@ from infra.report_parts import (
 )
 from infra.report_questions import questions
 
-ANSWERS = "answers.png"  # the picture of this section
+_PICTURES = {"answers.png": "Loss of answers in held-out conversations"}
 
 
 def chat(data: ReportData) -> Html | None:
     """The section, or None for a run without questions or conversations."""
     judged = [(stage, found) for stage in data.of_kind("evaluate") if (found := inner(stage.values, "chat"))]
-    parts = [*questions(data), _learned(judged), _pictures(data), _depths(judged), _unanswered(judged)]
-    parts += [transcripts(stage, found) for stage, found in judged]
+    parts = [*questions(data), _learned(judged), *pictures(data.of_kind("evaluate"), _PICTURES)]
+    parts += [_depths(judged), _unanswered(judged), *(transcripts(stage, found) for stage, found in judged)]
     shown = [part for part in parts if part]
     if not shown:
         return None
@@ -88,21 +89,6 @@ def _learned(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | 
         *(element("th", {"class": "n"}, name) for name in names),
     )
     return element("div", {"class": "card scroll"}, element("table", None, groups, head, *rows))
-
-
-def _pictures(data: ReportData) -> Html | None:
-    shown = [
-        element(
-            "figure",
-            None,
-            element("img", {"src": picture.uri, "alt": f"{stage.name}: answers of held-out conversations"}),
-            element("figcaption", None, stage.name),
-        )
-        for stage in data.of_kind("evaluate")
-        for picture in stage.pictures
-        if picture.name == ANSWERS
-    ]
-    return element("div", {"class": "pictures"}, *shown) if shown else None
 
 
 def _depths(judged: Sequence[tuple[StageReport, Mapping[str, Any]]]) -> Html | None:

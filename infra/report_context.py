@@ -8,7 +8,7 @@ from __future__ import annotations
 from infra.formats import MISSING, context
 from infra.markup import Html, element
 from infra.report_data import ReportData, StageReport
-from infra.report_parts import cell, fall, number, section
+from infra.report_parts import cell, fall, number, pictures, section
 
 _TITLES = {
     "needle.png": "Needles found, by document length and depth",
@@ -76,25 +76,14 @@ def contexts(data: ReportData) -> Html | None:
 
 def positions(data: ReportData) -> Html | None:
     """Pictures of the same name side by side, so that stages can be compared."""
-    groups: dict[str, list[Html]] = {}
-    for stage in data.of_kind("evaluate"):
-        for picture in stage.pictures:
-            title = _TITLES.get(picture.name.rpartition("/")[2])
-            if title:
-                image = element("img", {"src": picture.uri, "alt": f"{stage.name}: {title}"})
-                figure = element("figure", None, image, element("figcaption", None, stage.name))
-                groups.setdefault(title, []).append(figure)
-    if not groups:
+    shown = pictures(data.of_kind("evaluate"), _TITLES)
+    if not shown:
         return None
     return section(
         "Needles and loss by position",
         "A needle is one sentence (a city and its number) hidden at some depth of a long document; a cell says how "
         "often the model repeats the number. Loss by position shows what each further token of context is worth.",
-        *(
-            element("div", None, element("h3", None, title), element("div", {"class": "pictures"}, *figures))
-            for title in _TITLES.values()
-            if (figures := groups.get(title))
-        ),
+        *shown,
     )
 
 

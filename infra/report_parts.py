@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from infra.formats import MISSING
 from infra.markup import Html, element, join
+from infra.report_data import StageReport
 
 _LONGEST = 1200  # characters of one text
 
@@ -46,6 +47,22 @@ def table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]], texts
 
     head, body = line("th", names), [line("td", row) for row in rows]
     return element("div", {"class": "card scroll"}, element("h3", None, title), element("table", None, head, *body))
+
+
+def pictures(stages: Iterable[StageReport], titles: Mapping[str, str]) -> list[Html]:
+    """Pictures of stages under their titles, those of one title side by side. titles: by the name of the file."""
+    found: dict[str, list[Html]] = {title: [] for title in titles.values()}
+    for stage in stages:
+        for picture in stage.pictures:
+            title = titles.get(picture.name.rpartition("/")[2])
+            if title:
+                image = element("img", {"src": picture.uri, "alt": f"{stage.name}: {title}"})
+                found[title].append(element("figure", None, image, element("figcaption", None, stage.name)))
+    return [
+        element("div", None, element("h3", None, title), element("div", {"class": "pictures"}, *figures))
+        for title, figures in found.items()
+        if figures
+    ]
 
 
 def turns(row: Mapping[str, Any], names: Sequence[tuple[str, str]]) -> Html:

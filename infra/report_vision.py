@@ -24,6 +24,7 @@ from infra.report_parts import (
     inner,
     named,
     number,
+    pictures,
     section,
     share,
     table,
@@ -49,12 +50,12 @@ def vision(data: ReportData) -> Html | None:
     judged = [(stage, found) for stage in data.of_kind("evaluate") if (found := inner(stage.values, "vision"))]
     parts = [
         _clips(data),
-        _pictures(data, _OF_CLIPS),
+        *pictures(data.stages, _OF_CLIPS),
         _left_out(data),
         _examples(data),
         _learned(judged),
         _needles(judged),
-        _pictures(data, _OF_MODELS),
+        *pictures(data.stages, _OF_MODELS),
         *(transcripts(stage, found) for stage, found in judged),
         _unmeasured(judged),
     ]
@@ -83,23 +84,6 @@ def _clips(data: ReportData) -> Html | None:
         facts.append((None if psnr is None else f"{psnr:.1f} dB", "PSNR of held-out pictures from their codes"))
         facts.append((used, f"codes in use, of {whole(stage.values, 'codebook') or MISSING}"))
     return tiles(*facts)
-
-
-def _pictures(data: ReportData, titles: Mapping[str, str]) -> Html | None:
-    groups: dict[str, list[Html]] = {}
-    for stage in data.stages:
-        for picture in stage.pictures:
-            title = titles.get(picture.name.rpartition("/")[2])
-            if title:
-                image = element("img", {"src": picture.uri, "alt": f"{stage.name}: {title}"})
-                figure = element("figure", None, image, element("figcaption", None, stage.name))
-                groups.setdefault(title, []).append(figure)
-    shown = [
-        element("div", None, element("h3", None, title), element("div", {"class": "pictures"}, *groups[title]))
-        for title in titles.values()
-        if title in groups
-    ]
-    return element("div", None, *shown) if shown else None
 
 
 def _left_out(data: ReportData) -> Html | None:

@@ -42,6 +42,7 @@ from stages.codes_work import (
     shards_of,
 )
 from stages.shards import committed, read_shard
+from stages.tallies import tally
 
 _NAMED = 20
 _SHARD_TOKENS = 1 << 25
@@ -239,21 +240,16 @@ def _figures(
         "slowed": index.filter(slower).num_rows,
         "lengths": length_histogram(index["tokens"].to_numpy()),
         "seen": clips.num_rows,
-        "reasons": _counts(refused["reason"]),
+        "reasons": tally(refused["reason"]),
         "refused": refused.select(["name", "reason", "detail"]).slice(0, _NAMED).to_pylist(),
         "seconds": {name: sum(getattr(one, name) for one in done) for name in ("decoding", "encoding", "waiting")},
     }
 
 
 def _by(index: pa.Table, column: str) -> dict[str, dict[str, int]]:
-    return {value: _total(index.filter(pc.field(column) == value)) for value in _counts(index[column])}
+    return {value: _total(index.filter(pc.field(column) == value)) for value in tally(index[column])}
 
 
 def _total(index: pa.Table) -> dict[str, int]:
     frames, tokens = (int(index[name].to_numpy().sum()) for name in ("frames", "tokens"))
     return {"clips": index.num_rows, "frames": frames, "codes": tokens - frames, "tokens": tokens}
-
-
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    counted = column.value_counts().to_pylist()
-    return {entry["values"]: entry["counts"] for entry in sorted(counted, key=lambda entry: entry["values"])}

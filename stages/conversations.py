@@ -36,6 +36,7 @@ from ringworld.data.tokenizers import load_tokenizer
 from ringworld.errors import UserError
 from stages.blocks import map_blocks
 from stages.documents import DUPLICATE, blocks_of
+from stages.tallies import in_words, tally
 
 _NAMED = 20
 _SHARD_TOKENS = 1 << 25
@@ -128,7 +129,7 @@ def run(context: StageContext, recipe: ConversationsRecipe) -> Result:
         "train": _total(kept.filter(pa.array(~chosen))),
         "held_out": _total(kept.filter(pa.array(chosen))),
         "lengths": length_histogram(kept["tokens"].to_numpy()),
-        "reasons": _reasons(refused),
+        "reasons": tally(refused["reason"]),
         "refused": named.filter(pc.field("reason") != DUPLICATE).slice(0, _NAMED).to_pylist(),
         "vocabulary_size": info.vocabulary_size,
         "template": {"name": template.name, "hash": template.hash},
@@ -299,7 +300,7 @@ def _check_usable(origin: str, rows: pa.Table) -> None:
     usable = rows.num_rows - refused.num_rows
     if usable >= 2:
         return
-    why = ", ".join(f"{count} {reason}" for reason, count in _reasons(refused).items()) or "none refused"
+    why = in_words(tally(refused["reason"])) or "none refused"
     for row in refused.slice(0, 1).to_pylist():
         why += f"; {row['source']}: {row['reason']} {row['detail'] or ''}".rstrip()
     raise UserError(
@@ -355,8 +356,3 @@ def _samples(kept: pa.Table) -> list[dict[str, str]]:
 def _total(rows: pa.Table) -> dict[str, int]:
     tokens, answers = (int(rows[name].to_numpy().sum()) for name in ("tokens", "answers"))
     return {"conversations": rows.num_rows, "tokens": tokens, "answer_tokens": answers}
-
-
-def _reasons(refused: pa.Table) -> dict[str, int]:
-    counted = refused["reason"].value_counts().to_pylist()
-    return {entry["values"]: entry["counts"] for entry in sorted(counted, key=lambda entry: entry["values"])}

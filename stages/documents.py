@@ -32,6 +32,7 @@ from ringworld.data.readers import RawDocument, ReadOptions, read
 from ringworld.data.sources import INSTALLED, KINDS, Distribution, Item, SourceFile, expand_domains
 from ringworld.errors import UserError
 from stages.blocks import map_blocks
+from stages.tallies import in_words, tally
 
 TEXT = "text"  # the domain of `sources`
 DUPLICATE = "duplicate"
@@ -281,9 +282,9 @@ def _figures(ledger: pa.Table) -> dict[str, object]:
         "read_lengths": length_histogram(ledger["read_bytes"].to_numpy()),
         "kept_lengths": length_histogram(kept["bytes"].to_numpy()),
         "domains": _by_domain(kept),
-        "reasons": _counts(refused, "reason"),
+        "reasons": tally(refused["reason"]),
         "refused": named.select(["source", "reason", "detail"]).slice(0, _NAMED).to_pylist(),
-        "languages": _counts(kept, "language"),
+        "languages": tally(kept["language"]),
         "masked": {kind: int(kept[kind].drop_null().to_numpy().sum()) for kind in MASKS},
         "samples": _samples(kept),
     }
@@ -292,11 +293,6 @@ def _figures(ledger: pa.Table) -> dict[str, object]:
 def _by_domain(kept: pa.Table) -> dict[str, dict[str, int]]:
     totals = kept.group_by("domain").aggregate([("bytes", "sum"), ([], "count_all")]).sort_by("domain")
     return {row["domain"]: {"documents": row["count_all"], "bytes": row["bytes_sum"]} for row in totals.to_pylist()}
-
-
-def _counts(table: pa.Table, column: str) -> dict[str, int]:
-    counted = table[column].drop_null().value_counts().to_pylist()
-    return {entry["values"]: entry["counts"] for entry in sorted(counted, key=lambda entry: entry["values"])}
 
 
 def _samples(kept: pa.Table) -> list[dict[str, str]]:
@@ -311,7 +307,7 @@ def _check_domains(recipe: DocumentsRecipe, ledger: pa.Table) -> None:
         of_domain = ledger.filter(pc.field("domain") == domain)
         if of_domain.filter(_KEPT).num_rows:
             continue
-        counts = ", ".join(f"{count} {reason}" for reason, count in _counts(of_domain, "reason").items())
+        counts = in_words(tally(of_domain["reason"]))
         counts = counts or "no rows in them"
         for row in of_domain.slice(0, 1).to_pylist():
             counts += f"; {row['source']}: {row['reason']} {row['detail'] or ''}".rstrip()

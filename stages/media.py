@@ -36,6 +36,7 @@ from ringworld.vision.media import find, read
 from ringworld.vision.pixels import Refused
 from ringworld.vision.video_reader import VideoOptions
 from stages.blocks import map_blocks
+from stages.tallies import in_words, tally
 
 _NAMED = 20
 _SAMPLES = 12
@@ -251,7 +252,7 @@ def _split(recipe: MediaRecipe, kept: pa.Table) -> pa.Array:
 def _check_usable(recipe: MediaRecipe, rows: pa.Table, kept: pa.Table) -> None:
     if len(set(kept["sha256"].to_pylist())) >= 2:
         return
-    counts = ", ".join(f"{count} {reason}" for reason, count in _counts(rows, "reason").items()) or "none left out"
+    counts = in_words(tally(rows["reason"])) or "none left out"
     for row in rows.filter(~_KEPT).slice(0, 1).to_pylist():
         counts += f"; {row['name']}: {row['reason']} {row['detail'] or ''}".rstrip()
     raise UserError(
@@ -267,20 +268,15 @@ def _figures(rows: pa.Table, clips: pa.Table, sampled: pa.Table) -> dict[str, ob
     return {
         "seen": rows.num_rows,
         "clips": clips.num_rows,
-        "kinds": _counts(clips, "kind"),
-        "splits": _counts(clips, "split"),
+        "kinds": tally(clips["kind"]),
+        "splits": tally(clips["split"]),
         "conversations": sum(bool(turns) for turns in clips["conversation"].to_pylist()),
         "frames": int(clips["frames"].to_numpy().sum()),
         "seconds": float(videos["seconds"].to_numpy().sum()),
         "bytes": int(clips["bytes"].to_numpy().sum()),
-        "reasons": _counts(left_out, "reason"),
+        "reasons": tally(left_out["reason"]),
         "refused": left_out.select(["name", "reason", "detail"]).slice(0, _NAMED).to_pylist(),
-        "licenses": _counts(clips, "license"),
+        "licenses": tally(clips["license"]),
         "shortest_sides": length_histogram(shortest),
         "samples": sampled.select(["name", "kind", "caption"]).to_pylist(),
     }
-
-
-def _counts(table: pa.Table, column: str) -> dict[str, int]:
-    counted = table[column].drop_null().value_counts().to_pylist()
-    return {entry["values"]: entry["counts"] for entry in sorted(counted, key=lambda entry: entry["values"])}

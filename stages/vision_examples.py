@@ -32,6 +32,7 @@ from ringworld.errors import UserError
 from ringworld.vision.examples import CodedClip, Example, ExampleOptions, Left, Maker
 from ringworld.vision.stream import VisionIds, frames_of, spans_of
 from stages.blocks import map_blocks
+from stages.tallies import in_words, tally
 
 _NAMED = 20
 _SAMPLES = 10
@@ -277,13 +278,13 @@ def _check_usable(recipe: VisionExamplesRecipe, rows: pa.Table, kept: pa.Table) 
     if kept.filter(pc.field("split") == "train").num_rows:
         return
     left = rows.filter(~pc.field("reason").is_null())
-    told = ", ".join(f"{count} {reason}" for reason, count in _counts(left["reason"]).items())
+    why = in_words(tally(left["reason"]))
     if left.num_rows:
         [first, *_] = left.to_pylist()
-        told += f"; {first['source']}: {first['reason']} {first['detail'] or ''}".rstrip()
+        why += f"; {first['source']}: {first['reason']} {first['detail'] or ''}".rstrip()
     raise UserError(
         f"sequence={recipe.how.sequence}, kinds={list(recipe.how.kinds)}: no example can be made of a clip to train on "
-        f"({told or 'there are no such clips'}); raise sequence, take other kinds, or add clips"
+        f"({why or 'there are no such clips'}); raise sequence, take other kinds, or add clips"
     )
 
 
@@ -296,8 +297,8 @@ def _figures(recipe: VisionExamplesRecipe, rows: pa.Table, kept: pa.Table) -> di
         **_total(kept),
         "corpora": {
             corpus: _total(kept.filter(pc.field("corpus") == corpus))
-            | {"left": _counts(left.filter(pc.field("corpus") == corpus)["reason"])}
-            for corpus in _counts(rows["corpus"])
+            | {"left": tally(left.filter(pc.field("corpus") == corpus)["reason"])}
+            for corpus in tally(rows["corpus"])
         },
         "train": _total(kept.filter(pc.field("split") == "train")),
         "held_out": _total(kept.filter(pc.field("split") == "held_out")),
@@ -309,10 +310,5 @@ def _figures(recipe: VisionExamplesRecipe, rows: pa.Table, kept: pa.Table) -> di
 def _total(rows: pa.Table) -> dict[str, Any]:
     frames, wanted = (rows[name].to_numpy() for name in ("frames", "wanted"))
     sums = {name: int(rows[name].to_numpy().sum()) for name in ("tokens", "answers", "seen", "frames")}
-    how = _counts(rows["how"])
+    how = tally(rows["how"])
     return {"examples": rows.num_rows, **sums, "shortened": int((frames < wanted).sum()), "how": how}
-
-
-def _counts(column: pa.ChunkedArray) -> dict[str, int]:
-    counted = column.value_counts().to_pylist()
-    return {entry["values"]: entry["counts"] for entry in sorted(counted, key=lambda entry: entry["values"])}

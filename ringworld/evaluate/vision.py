@@ -26,7 +26,7 @@ from ringworld.evaluate.video_needle import VideoPrompt, asker, make_video_promp
 from ringworld.generate.sight import Shown, Sight, open_sight
 from ringworld.train.vocabularies import check_vocabularies
 from ringworld.vision.stream import VisionIds, frames_of
-from ringworld.vision.vqgan_import import read_vqgan_config
+from ringworld.vision.vqgan_import import read_vqgan_config, weights_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +106,14 @@ def read_vision(job: EvaluateJob, tokenizer: Tokenizer) -> HeldOutVision | None:
 def _sight(job: EvaluateJob, clips: TokenStore, vqgan: str) -> Sight:
     """The run's VQGAN at the sides that its clips were encoded at. UserError for codes of another one."""
     sizes = read_vqgan_config(vqgan)
-    known = VisionIds(0, sizes.codebook)
-    if clips.info.vocabulary_size != known.vocabulary:
+    made_by, given = clips.info.tokenizer_hash, weights_sha256(vqgan)
+    if made_by != given:
         raise UserError(
-            f"inputs.codes={clips.url} has {clips.info.vocabulary_size} ids and the VQGAN {vqgan} {sizes.codebook} "
-            f"codes; give the VQGAN that made them"
+            f"inputs.codes={clips.url} is of the VQGAN {made_by[:12]}, and inputs.vqgan={vqgan} is {given[:12]}; give "
+            f"the VQGAN that made them"
         )
     # A frame is as many codes as come before the first end of one.
-    [first] = clips.read_many([0], [0], [int(clips.index.tokens[0])])
-    grid = round(float(np.flatnonzero(first >= known.eof)[0]) ** 0.5)
+    grid = round(float(np.flatnonzero(clips.read(0) >= VisionIds(0, sizes.codebook).eof)[0]) ** 0.5)
     return open_sight(job.recipe.model, Shown(vqgan, grid * sizes.factor))
 
 

@@ -7,15 +7,10 @@ its folder.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
 
-from ringworld.data.files import join, list_files, read_bytes
 from ringworld.errors import UserError
 from ringworld.generate.checkpoint import artifact, made_from, read_manifest, run_of
 from ringworld.model.config import ModelConfig
@@ -74,8 +69,7 @@ def open_sight(config: ModelConfig, shown: Shown, vqgan: str | None = None) -> S
     place = vqgan or shown.vqgan
     if place is None:
         raise UserError("no VQGAN stage among what the model was made from; give its folder as --vqgan")
-    with _local(place) as folder:
-        sizes, params = read_vqgan(folder)
+    sizes, params = read_vqgan(place)
     _check_codebook(place, sizes.codebook, config, shown.codebook)
     side = shown.side or sizes.resolution
     if side % sizes.factor:
@@ -108,16 +102,3 @@ def _check_codebook(place: str, codebook: int, config: ModelConfig, known: int |
             f"{place} has a codebook of {codebook}, which needs {needed} vision ids with eof and eov, and the "
             f"model has {config.vision_vocabulary}; give the VQGAN that it was trained with as --vqgan"
         )
-
-
-@contextlib.contextmanager
-def _local(folder: str) -> Iterator[str]:
-    """The folder where safetensors can open it: itself, or a copy of what lies behind a URL."""
-    if "://" not in folder:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as copy:
-        for name in (name for name in list_files(folder) if "/" not in name):
-            with open(os.path.join(copy, name), "wb") as file:
-                file.write(read_bytes(join(folder, name)))
-        yield copy

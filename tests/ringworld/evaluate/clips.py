@@ -13,7 +13,7 @@ from ringworld.data.token_store import StoreInfo, TokenStore, write_index, write
 from ringworld.vision.config import VQConfig
 from ringworld.vision.examples import CodedClip, Example, ExampleOptions, Maker
 from ringworld.vision.stream import VisionIds, clip_ids
-from ringworld.vision.vqgan_import import write_vqgan
+from ringworld.vision.vqgan_import import weights_sha256, write_vqgan
 from tests.ringworld.corpus import TOKENIZER
 from tests.ringworld.vision.vqgans import random_params
 
@@ -39,7 +39,7 @@ def write_clips(folder: Path) -> TokenStore:
     write_vqgan(str(folder / "vqgan"), VQGAN, random_params(VQGAN))
     ids = VisionIds(0, VQGAN.codebook)
     streams = [clip_ids(codes, ids) for _, codes in clips()]
-    info = StoreInfo("0" * 64, ids.vocabulary, ids.eov, ids.eov)
+    info = StoreInfo(weights_sha256(str(folder / "vqgan")), ids.vocabulary, ids.eov, ids.eov)
     return _write(folder / "codes", info, streams, [clip.kind for clip, _ in clips()], range(len(streams)))
 
 
