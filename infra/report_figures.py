@@ -15,6 +15,7 @@ _POINTS = 400  # per curve: what a screen can show
 _HOVERS = 48  # tooltips per curve
 _MOST_COLUMNS = 11  # of a graph, side by side
 _STUB = 12  # pixels of an edge's end
+_LABEL = 8  # pixels of a letter above a curve
 
 
 @dataclass(frozen=True)
@@ -226,11 +227,9 @@ def chart(curves: Sequence[Curve], title: str, unit: str, height: int, from_zero
                     {"x1": f"{x0:.1f}", "x2": f"{x0:.1f}", "y1": top - 10, "y2": height - bottom, "class": "cut"},
                 )
             )
-        parts.append(
-            element(
-                "text", {"x": f"{(x0 + x1) / 2:.1f}", "y": 13, "class": f"label middle c{index % COLOURS}"}, curve.label
-            )
-        )
+        if x1 - x0 >= _LABEL * len(curve.label):  # else it would stand in its neighbour's; the points name their stage
+            at_middle = {"x": f"{(x0 + x1) / 2:.1f}", "y": 13, "class": f"label middle c{index % COLOURS}"}
+            parts.append(element("text", at_middle, curve.label))
         thin = _thinned(points, _POINTS)
         parts.append(element("polyline", {"points": _path(thin, at), "class": f"raw c{index % COLOURS}"}))
         parts.append(element("polyline", {"points": _path(_smoothed(thin), at), "class": f"curve c{index % COLOURS}"}))
