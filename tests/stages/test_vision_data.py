@@ -296,7 +296,7 @@ def test_pairs_are_a_store_of_mixed_ids_that_a_plan_can_be_made_of(prepared: Run
 
 def test_of_chat_answers_alone_count_and_every_count_is_exact(prepared: Run) -> None:
     codes = prepared.codes(**SHORT)
-    made = prepared.made(examples_of(prepared, "examples-chat", codes, ExampleOptions("chat", 220, frames=0)))
+    made = prepared.made(examples_of(prepared, "examples-chat", codes, ExampleOptions("chat", 400, frames=0)))
     clips = {row["name"]: row for row in read_table(prepared.made(codes).path("clips.parquet")).to_pylist()}
     store = TokenStore.open(made.path("tokens"))
     index = store.index
