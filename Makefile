@@ -20,8 +20,10 @@ $(VENV)/ready: requirements.lock pyproject.toml
 curriculum: setup
 	$(BIN)/python flows/full_curriculum.py curriculum=tiny placement=local $(ARGS)
 
+# Two processes for what does not itself start processes on every core; a file's tests stay together.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/system
+	$(BIN)/python -m pytest tests/system
 
 lint: setup
 	$(BIN)/ruff check .

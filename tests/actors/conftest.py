@@ -1,24 +1,18 @@
-"""One small Ray cluster for all tests of this folder, and scripts of a few lines that play the trainer."""
+"""Gangs, and scripts of a few lines that play their trainer."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from actors.gang import Gang, GangExit, GangView
-from actors.local import RayCluster, start_ray
+from actors.local import RayCluster
 from infra.placement import Placement
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[RayCluster]:
-    with start_ray(num_cpus=2, object_store_bytes=100 << 20) as cluster:
-        yield cluster
 
 
 class Stand:

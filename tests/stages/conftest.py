@@ -1,9 +1,9 @@
-"""A local Ray of two CPUs for the data stages, and the context and artifacts that a runner would hand them."""
+"""What a runner would hand a stage: its context, and the artifacts of others."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,16 +12,6 @@ import pytest
 from infra.manifest import FileEntry, Manifest, Provenance
 from infra.placement import Placement
 from infra.stage import Artifact, Recipe, Result, Stage, StageContext
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    import ray
-
-    # address="local": a Ray that runs on this machine already is none of ours.
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 class RunStage(Protocol):

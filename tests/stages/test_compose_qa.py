@@ -24,7 +24,7 @@ from stages import compose_qa
 from stages.compose_qa import ComposeRecipe
 from tests.ringworld.corpus import prose
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("cluster")
 
 BYTES = ByteTokenizer()
 TOKENS = 300

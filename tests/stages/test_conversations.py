@@ -28,7 +28,7 @@ from stages.conversations import ConversationsRecipe
 from stages.pack_conversations import PackConversationsRecipe
 from stages.tokenizer import TokenizerRecipe
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("cluster")
 
 BYTES = ByteTokenizer()
 

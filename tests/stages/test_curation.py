@@ -227,7 +227,7 @@ def test_what_was_planted_is_found_and_nothing_else(
     assert follows[follows.index("1-answers") + 1 :][:2] == ["1-answers#2", "1-answers#3"]
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("cluster")
 def test_ray_and_any_division_into_files_decide_the_same(
     documents: Any, benchmarks: tuple[str, ...], run_stage: Run, request: pytest.FixtureRequest
 ) -> None:
@@ -251,7 +251,7 @@ def test_ray_and_any_division_into_files_decide_the_same(
         assert by_ray[stage].values == alone[stage].values
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("cluster")
 def test_a_worker_killed_in_the_shuffle_costs_no_document_and_doubles_none(tmp_path: Path, run_stage: Run) -> None:
     words = [f"word{number}" for number in range(4000)]
     texts = {f"{n}": " ".join(RNG.choices(words, k=20_000)) for n in range(60)}

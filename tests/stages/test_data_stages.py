@@ -28,7 +28,7 @@ from stages.pack import PackRecipe
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe, bucket_counts
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("cluster")
 
 WORDS = ["the", "whale", "sea", "ship", "captain", "white", "harpoon", "deck", "storm", "night"]
 

@@ -28,7 +28,7 @@ from stages.tokens import TokensRecipe
 from tests.ringworld.data.test_quality import prose
 from tests.stages.killing import one_worker_killed
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("cluster")
 
 CLEANING = {kind: PRESETS[kind] for kind in KINDS}
 

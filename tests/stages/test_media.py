@@ -27,7 +27,7 @@ from tests.ringworld.vision.films import film, noise
 from tests.ringworld.vision.test_filters import scene
 from tests.ringworld.vision.test_pixels import png
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("cluster")
 
 FILTERS = Filters(minimum_side=40, seconds=0.2, caption=CaptionRules(repeated=2))
 

@@ -13,6 +13,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from actors.local import RayCluster
 from flows.views import Views
 from infra.placement import Placement
 from infra.redact import HIDDEN
@@ -30,11 +31,11 @@ from tests.infra.tiny import Number
 from tests.ringworld.synthesis.misbehaving import MODEL, Answer, Asked, Server, refuses, says, well
 from tests.stages.questions import CHUNK, Run, pairs, text_of
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
-def prepared(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def prepared(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(tmp_path_factory.mktemp("prepared"))
     assert run.run(run.ports["tokens"]).ok
     return run

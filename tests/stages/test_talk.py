@@ -21,7 +21,7 @@ from stages.talk import TalkRecipe
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def novel(name: str, count: int) -> str:

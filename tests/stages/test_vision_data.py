@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from actors.local import RayCluster
 from infra.placement import Placement
 from infra.stage import Result, Stage, StageContext, canonical
 from ringworld.data.files import list_files, read_table, write_table
@@ -44,7 +45,7 @@ SHORT: dict[str, Any] = {"rate": 2.0, "most_frames": 6, "shard_frames": 10}
 
 
 @pytest.fixture(scope="module")
-def prepared(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def prepared(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(tmp_path_factory.mktemp("coded"))
 
 
@@ -156,7 +157,7 @@ def test_a_stop_costs_the_shards_under_way_and_a_killed_worker_one(prepared: Run
         np.testing.assert_array_equal(found[name], stream)
 
 
-def test_what_is_no_longer_whole_is_refused_by_name(local_ray: None, tmp_path: Path) -> None:
+def test_what_is_no_longer_whole_is_refused_by_name(cluster: RayCluster, tmp_path: Path) -> None:
     run = Run(tmp_path)
     listed = read_table(run.made(run.media).path("clips.parquet")).to_pylist()
     train = {row["place"].rpartition("/")[2] for row in listed if row["split"] == "train"}
