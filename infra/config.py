@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from infra.errors import UserError
+from infra.redact import holds_credentials, redact_text
 
 
 def compose(folder: Path, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def compose(folder: Path, name: str, overrides: Sequence[str] = ()) -> dict[str,
     `stages.text-1k.steps=5`.
 
     Raises UserError for a name that is not there (listing those that are), a file that is not YAML, an override without
-    `=`, or one that would put a value inside a value.
+    `=`, one that would put a value inside a value, or a value with credentials in it.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
@@ -48,6 +49,7 @@ def compose(folder: Path, name: str, overrides: Sequence[str] = ()) -> dict[str,
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {error}") from None
     assert isinstance(plain, dict)
+    _refuse_credentials(path, plain)
     return {str(key): value for key, value in plain.items()}
 
 
@@ -67,3 +69,18 @@ def _refuse_resolvers(path: Path, text: str) -> None:
     # ${oc.env:NAME} would carry a secret of this machine into a recipe, and so into manifests and pages.
     if found := re.search(r"\$\{[^}]*:[^}]*\}?", text):
         raise UserError(f"{path}: {found.group(0)!r}: only plain references to other keys, such as ${{base}}, are read")
+
+
+def _refuse_credentials(path: Path, value: Any, at: str = "") -> None:
+    # A curriculum is kept in manifests, pages and MLflow, where a URL's password would outlive its use.
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _refuse_credentials(path, inner, f"{at}.{key}" if at else str(key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _refuse_credentials(path, inner, f"{at}[{number}]")
+    elif isinstance(value, str) and holds_credentials(value):
+        raise UserError(
+            f"{path}: {at}={redact_text(value)!r} has credentials in it, and configs are kept and shown; leave them to "
+            "the machine's identity or files, or to a variable that an option such as api_key_env names"
+        )

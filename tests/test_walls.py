@@ -50,22 +50,6 @@ def test_imports_run_one_way(room):
         assert not found & MUST_NOT[room], f"{file.relative_to(ROOT)} imports {found & MUST_NOT[room]}"
 
 
-def test_nothing_from_outside_is_unpickled_evaluated_or_passed_to_a_shell():
-    forbidden = {"eval", "exec", "compile"}
-    for room in ROOMS:
-        for file in sorted((ROOT / room).rglob("*.py")):
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Call):
-                    if isinstance(node.func, ast.Name):
-                        assert node.func.id not in forbidden, f"{file}:{node.lineno}"
-                    assert not any(
-                        word.arg == "shell" and not (isinstance(word.value, ast.Constant) and word.value.value is False)
-                        for word in node.keywords
-                    ), f"{file}:{node.lineno} uses a shell"
-            assert not imports(file) & {"pickle", "cloudpickle", "dill", "marshal", "shelve"}, file
-
-
 def test_ringworld_runs_where_ray_mlflow_and_omegaconf_are_not_installed():
     code = """
 import importlib, pkgutil, sys

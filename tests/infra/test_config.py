@@ -56,3 +56,16 @@ def test_a_config_is_data(folder):
     # nor does OmegaConf run resolvers that read the environment into a recipe
     with pytest.raises(UserError):
         compose(folder, "tiny", ["base=${oc.env:HOME}"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "sources.text=[a.txt,'https://reader:canary-5e1f@host/b.txt']",
+        "sources.chat='gs://b/x?access_token=canary-5e1f'",
+    ],
+)
+def test_a_value_with_credentials_is_refused_without_repeating_them(folder, word):
+    with pytest.raises(UserError, match=r"sources\.\w+(\[1\])?=.*\[redacted\].* has credentials in it") as refused:
+        compose(folder, "tiny", [word])
+    assert "canary" not in str(refused.value)

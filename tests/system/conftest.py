@@ -27,7 +27,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory, sources: str) -> Path:
     root = tmp_path_factory.mktemp("calm")
     ended = flow.run(root, sources)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    (root / "flow.log").write_text(ended.stdout)
+    (root / "flow.log").write_text(ended.stdout + ended.stderr)
     return root
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,10 +32,21 @@ def command(root: Path, *words: str) -> list[str]:
     ]  # fmt: skip
 
 
+def canary() -> str:
+    """A secret that no rule could know by its shape."""
+    return f"canary{secrets.token_hex(8)}"
+
+
+# Secrets as they lie in the environments of people, jobs and machines; test_secrets.py looks for them.
+PLANTED = {
+    name: canary() for name in ("HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "RAY_AUTH_TOKEN")
+} | {"PIP_INDEX_URL": f"https://me:{canary()}@127.0.0.1:9/simple"}
+
+
 def environment() -> dict[str, str]:
     """Without what the test session set for itself: a flow decides on its own devices and finds no running Ray."""
-    own = {"XLA_FLAGS", "JAX_PLATFORMS", "RAY_ADDRESS", "RAY_AUTH_TOKEN"}
-    return {key: value for key, value in os.environ.items() if key not in own}
+    own = {"XLA_FLAGS", "JAX_PLATFORMS", "RAY_ADDRESS"}
+    return {key: value for key, value in os.environ.items() if key not in own} | PLANTED
 
 
 def run(root: Path, *words: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:

@@ -36,9 +36,9 @@ def head(tmp_path_factory):
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # `python` is ours
     }
     command = [
-        RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}", "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}", "--disable-usage-stats",
-        "--object-store-memory=300000000", f"--dashboard-agent-listen-port={free_port()}",
+        RAY, "start", "--head", "--block", "--num-cpus=2", '--resources={"controller": 1}', f"--port={free_port()}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}",
+        "--disable-usage-stats", "--object-store-memory=300000000", f"--dashboard-agent-listen-port={free_port()}",
     ]  # fmt: skip
     with open(place / "head.log", "w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -68,6 +68,8 @@ def submit(head, *words: str) -> subprocess.CompletedProcess[str]:
         "submit",
         "--address",
         address,
+        "--entrypoint-resources",
+        '{"controller": 1}',
         "--working-dir",
         ".",
         "--",
