@@ -18,7 +18,8 @@ _PASSED = frozenset(
     SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
     HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy
     GOOGLE_APPLICATION_CREDENTIALS GOOGLE_CLOUD_PROJECT CLOUDSDK_CONFIG GCE_METADATA_HOST
-    STORAGE_EMULATOR_HOST TENSORSTORE_GCS_HTTP_URL
+    STORAGE_EMULATOR_HOST TENSORSTORE_GCS_HTTP_URL GOOGLE_AUTH_TOKEN_FOR_TESTING
+    FSSPEC_GS_TOKEN FSSPEC_GS_PROJECT GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT
     """.split()  # noqa: SIM905 - a list of 30 quoted words is harder to read
 )
 # Facts about the machine: what Ray gave this actor of it, and what its image or device plugin says of its slice.

@@ -11,11 +11,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -38,6 +39,8 @@ _LOOK_SECONDS = 0.5
 _ANSWER_SECONDS = 120.0
 _SILENT_SECONDS = 60.0
 _TAIL_LINES = 40
+_LOG_BYTES = 2**20
+_LOG_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ class GangExit:
     kind: the verdict on the gang as a whole.
     message: what happened first, in a sentence that names the rank and its host.
     log_tail: the last lines of the log of that rank; empty for a gang that is done.
+    logs: file name -> the end of each rank's log that could be had, where `run` was asked for them.
     """
 
     codes: tuple[int | None, ...]
     kind: Verdict
     message: str
     log_tail: str = ""
+    logs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass
@@ -92,6 +97,7 @@ class Gang:
         """turns: the queue in which it waits for machines; None for a gang that has no others beside it."""
         self._placement, self._name, self._turns = placement, name, turns or Turns()
         self._request: Request | None = None
+        self._granted = placement
         self._ranks: list[_Rank] = []
 
     def __enter__(self) -> Self:
@@ -111,6 +117,7 @@ class Gang:
         env: Mapping[str, str] | None = None,
         grace_seconds: float = GRACE_SECONDS,
         stall_seconds: float | None = None,
+        bring_logs: bool = False,
     ) -> GangExit:
         """Runs `python *argv` on every host until all have ended, and judges them.
 
@@ -126,6 +133,7 @@ class Gang:
         grace_seconds: for ranks to save after TERM, when asked to stop or when one of them was preempted.
         stall_seconds: a rank that has touched its RINGWORLD_HEARTBEAT file once, and then not for so long, is stalled.
             None: trust the trainer's own watchdog, which a frozen process does not have.
+        bring_logs: fetch the ranks' logs at the end, for a `log_dir` that nobody else can see.
 
         Raises UserError for machines that the cluster cannot have; ValueError for a log_dir that is a URL.
         """
@@ -139,6 +147,8 @@ class Gang:
             self._start(run, argv, log_dir, cwd, variables)
             self._watch(run, grace_seconds, stall_seconds)
             ended = self._judge(run, log_dir)
+            if bring_logs:
+                ended = replace(ended, logs=self._logs(log_dir))
         except BaseException:
             self.release()
             raise
@@ -166,14 +176,15 @@ class Gang:
         reserved = reserve(self._placement, self._name, self._turns, run.stop, lambda note: run.look("waiting", note))
         if reserved is None:
             return GangExit((), "preempted", f"{self._name} was stopped while waiting for {self._placement.request()}")
-        group, self._request = reserved
+        group, self._request, placement = reserved.group, reserved.request, reserved.placement
+        self._granted = placement
         hosts = [
             HostActor.options(
                 name=None,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
-                **_actor_resources(self._placement.resources),
-            ).remote(self._placement.kind)
-            for index in range(self._placement.hosts)
+                **_actor_resources(placement.resources),
+            ).remote(placement.kind)
+            for index in range(placement.hosts)
         ]
         # Known from here on, so that any way out ends them.
         self._ranks = [_Rank(index, actor, HostInfo("?", "?", 0)) for index, actor in enumerate(hosts)]
@@ -188,7 +199,8 @@ class Gang:
                     infos[index] = ray.get(answer)
                 except RayError as error:
                     failure = f"host {index} of {len(hosts)} died before it answered: {_first_line(error)}"
-            run.look("starting", f"{len(infos)} of {len(hosts)} hosts have answered")
+            fewer = f", {len(hosts)} instead of {self._placement.hosts}" if len(hosts) < self._placement.hosts else ""
+            run.look("starting", f"{len(infos)} of {len(hosts)} hosts have answered{fewer}")
             if answers and time.monotonic() > deadline:
                 failure = f"{len(answers)} of {len(hosts)} hosts did not answer within {_ANSWER_SECONDS:.0f} s"
         if failure or answers:
@@ -201,7 +213,7 @@ class Gang:
 
     def _start(self, run: _Run, argv: Sequence[str], log_dir: str, cwd: str | None, env: Mapping[str, str]) -> None:
         """Starts all ranks at once. A rank that cannot start counts as lost."""
-        first, count, slices = self._ranks[0], len(self._ranks), self._placement.slices
+        first, count, slices = self._ranks[0], len(self._ranks), self._granted.slices
         coordinator = ""
         for rank in self._ranks:
             rank.exit = rank.order = rank.status = None
@@ -298,6 +310,16 @@ class Gang:
         if code is not None and code < 0:
             return f"{who} was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"{who} exited with code {code}"
+
+    def _logs(self, log_dir: str) -> dict[str, bytes]:
+        """By file name, of the hosts that answer."""
+        asked = {rank.actor.log.remote(_LOG_BYTES): rank for rank in self._ranks}
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_LOG_SECONDS)
+        found: dict[str, bytes] = {}
+        for answer in answered:
+            with contextlib.suppress(RayError):  # its host is gone, and its log with it
+                found[Path(_log_path(log_dir, asked[answer])).name] = ray.get(answer)
+        return found
 
     def _tail(self, rank: _Rank, log_dir: str) -> str:
         if rank.exit is not None and rank.exit.cause != "lost":

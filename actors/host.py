@@ -128,6 +128,13 @@ class Host:
         """The last lines of the trainer's log."""
         return tail(self._log, lines)
 
+    def log(self, most_bytes: int) -> bytes:
+        """The end of the trainer's log, whole where it is no longer; empty where there is none."""
+        with contextlib.suppress(OSError), open(self._log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+            return file.read()
+        return b""
+
     def stop(self, grace_seconds: float) -> int | None:
         """Ends the trainer and all its descendants; its exit code, None when there was none or it cannot be killed.
 

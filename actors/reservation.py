@@ -2,7 +2,11 @@
 
 - A reservation is all or nothing: half a gang holds machines and can do nothing with them.
 - Machines that are merely busy are awaited without end. Machines that the cluster does not have in total are awaited
-  for `placement.wait_seconds`, because an autoscaler may bring them; then the error names the resource that is short.
+  for `placement.wait_seconds`, then the error names the resource that is short. An autoscaler that reports is believed:
+  what it may still bring is awaited without end, as a cloud may be out of machines for hours.
+- A placement that will do with fewer hosts asks for all of them first. When the cluster as a whole has been too small
+  for `placement.shrink_seconds`, the request becomes the widest one that it can hold, and grows with the cluster for as
+  long as it waits.
 - Waiting ends at once when `stop` is set.
 - The gangs of one driver are served in the order in which they asked (`Turns`): Ray grants whichever request it tries
   first, and an evaluation would wait until the last training stage had let it by.
@@ -14,14 +18,15 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from actors.tpu_slice import SliceRequest
+from actors.autoscaler import may_come
+from actors.tpu_slice import SliceRequest, part_of_a_host
 from infra.errors import UserError
 from infra.placement import Placement, shortage
 
@@ -37,13 +42,17 @@ class Request(Protocol):
         """The group, one bundle per host, once it is granted; None when it is not within `seconds`."""
         ...
 
+    def groups(self) -> list[str]:
+        """Ids of the placement groups that are waited for, in hex: what an autoscaler calls them."""
+        ...
+
     def release(self) -> None:
         """Gives everything back, or withdraws the request."""
         ...
 
 
 class GroupRequest:
-    """Hosts of a `cpu` or `gpu` placement.
+    """Hosts of a `cpu` or `gpu` placement, or some chips of one TPU host.
 
     GPU hosts are machines of their own (STRICT_SPREAD). CPU hosts prefer different machines, for their memory, and
     share one when there is only one (SPREAD): a laptop runs a gang of two. PACK would do the same there, and crowd a
@@ -52,10 +61,18 @@ class GroupRequest:
 
     def __init__(self, placement: Placement, name: str) -> None:
         bundles = [{key: float(size) for key, size in placement.resources.items()} for _ in range(placement.hosts)]
-        self._group = placement_group(bundles, strategy="STRICT_SPREAD" if placement.distinct else "SPREAD", name=name)
+        self._group = placement_group(
+            bundles,
+            strategy="STRICT_SPREAD" if placement.distinct else "SPREAD",
+            name=name,
+            bundle_label_selector=[part_of_a_host(placement) or {}] * placement.hosts,
+        )
 
     def wait(self, seconds: int) -> PlacementGroup | None:
         return self._group if self._group.wait(seconds) else None
+
+    def groups(self) -> list[str]:
+        return [self._group.id.hex()]
 
     def release(self) -> None:
         remove_placement_group(self._group)
@@ -96,13 +113,23 @@ class Turns:
 def request(placement: Placement, name: str) -> Request:
     # Ray refuses a name that is taken, and the name of a group just given back stays taken for a moment.
     name = f"{name}-{secrets.token_hex(4)}"
-    return SliceRequest(placement, name) if placement.kind == "tpu" else GroupRequest(placement, name)
+    slices = placement.kind == "tpu" and part_of_a_host(placement) is None
+    return SliceRequest(placement, name) if slices else GroupRequest(placement, name)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Granted machines. placement: what was asked for in the end. request: give that one back."""
+
+    group: PlacementGroup
+    request: Request
+    placement: Placement
 
 
 def reserve(
     placement: Placement, name: str, turns: Turns, stop: threading.Event, note: Callable[[str], None]
-) -> tuple[PlacementGroup, Request] | None:
-    """The granted group and its request (release that one), or None when `stop` was set first.
+) -> Reservation | None:
+    """The machines, or None when `stop` was set first.
 
     note: told what is awaited, about every second.
     Raises UserError when the cluster as a whole has been too small for `placement.wait_seconds`.
@@ -117,24 +144,50 @@ def reserve(
 
 def _ask(
     placement: Placement, name: str, ticket: _Ticket, stop: threading.Event, note: Callable[[str], None]
-) -> tuple[PlacementGroup, Request] | None:
-    asked = request(placement, name)
+) -> Reservation | None:
+    widest = placement.widths()[0]
+    wanted = widest
+    short_since: float | None = None
+    asked = request(wanted, name)
     granted = None
     try:
-        short_since: float | None = None
         # A grant is immediate on an idle cluster, and a look at all nodes is not free: wait first.
         while not stop.is_set() and (granted := asked.wait(_LOOK_SECONDS)) is None:
-            lack = shortage(placement, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-            ticket.steps_aside = lack is not None
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            lack = shortage(placement, nodes)
             short_since = None if lack is None else short_since or time.monotonic()
             waited = time.monotonic() - (short_since or time.monotonic())
-            if lack is not None and waited >= placement.wait_seconds:
-                raise UserError(
-                    f"{name} needs {placement.request()} (kind={placement.kind}), but {lack}, for {waited:.0f} s now; "
-                    "use a placement that fits the cluster, add such nodes, or raise placement.wait_seconds"
-                )
-            note(f"waiting for {placement.request()}" + (f": {lack}" if lack else ""))
-        return (granted, asked) if granted is not None else None
+            fitting = fit(placement, nodes)
+            coming = may_come(asked.groups()) if lack is not None else None
+            if lack is not None and fitting is None and waited >= placement.wait_seconds:
+                _refuse_unless_hope(placement, name, f"{lack}, for {waited:.0f} s now", coming)
+            if fitting not in (None, wanted) and (lack is None or waited >= placement.shrink_seconds):
+                asked.release()
+                wanted, asked = fitting, request(fitting, name)
+            ticket.steps_aside = shortage(wanted, nodes) is not None
+            fewer = "" if wanted.hosts == placement.hosts else f" instead of {placement.hosts}"
+            hope = "; the autoscaler may bring them" if coming else ""
+            note(f"waiting for {wanted.request()}{fewer}" + (f": {lack}{hope}" if lack else ""))
+        return Reservation(granted, asked, wanted) if granted is not None else None
     finally:
         if granted is None:
             asked.release()
+
+
+def _refuse_unless_hope(placement: Placement, name: str, lack: str, coming: bool | None) -> None:
+    if coming:
+        return
+    total, free = ray.cluster_resources(), ray.available_resources()
+    # The nodes that an autoscaler may still add depend on those that others use now and will give back.
+    if coming is False and all(free.get(key, 0.0) < total.get(key, 0.0) for key in placement.resources):
+        return
+    never = ", and the autoscaler can add no such nodes" if coming is False else ""
+    raise UserError(
+        f"{name} needs {placement.request()} (kind={placement.kind}), but {lack}{never}; use a placement that fits the "
+        "cluster, add such nodes, or raise placement.wait_seconds"
+    )
+
+
+def fit(placement: Placement, nodes: Sequence[Mapping[str, float]]) -> Placement | None:
+    """The widest form of a placement that nodes with these total resources can hold; None where none can."""
+    return next((width for width in placement.widths() if shortage(width, nodes) is None), None)

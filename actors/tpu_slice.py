@@ -2,7 +2,7 @@
 
 A slice is all hosts joined by one interconnect; part of a slice, or hosts of two, cannot run one trainer. Two steps
 take one whole: worker 0 of some free slice of the right shape, by its head resource, then all hosts with that slice's
-name.
+name. Only chips of a single host can be used in part (`part_of_a_host`): then no slice is asked for.
 
 Ray's `slice_placement_group` takes the first step inside its constructor and blocks there until a slice is free, maybe
 hours. Here the heads are an ordinary placement group instead, so that waiting can be interrupted; Ray is then told the
@@ -15,17 +15,19 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.tpu import (
     SlicePlacementGroup,
+    get_chips_per_host,  # pyright: ignore[reportPrivateImportUsage] - what it counts a host of a slice to have
     get_tpu_coordinator_env_vars,
     get_tpu_worker_resources,
     infer_tpu_pod_type_from_topology,  # pyright: ignore[reportPrivateImportUsage] - as Ray itself names the heads
     slice_placement_group,
 )
 
-from actors.ranks import SLICE_NAME, WORKER_ID
+from actors.ranks import SLICE_NAME
 from infra.errors import UserError
 from infra.placement import Placement
 
 _POD_TYPE = "ray.io/tpu-pod-type"
+_ACCELERATOR = "ray.io/accelerator-type"
 
 
 class SliceRequest:
@@ -45,7 +47,9 @@ class SliceRequest:
             [head] * placement.slices,
             strategy="STRICT_SPREAD",
             name=f"{name}-heads",
-            bundle_label_selector=[{WORKER_ID: "0", _POD_TYPE: str(pod_type)}] * placement.slices,
+            # Worker 0 alone has the head resource. Its id is not asked for: a group of machines that an autoscaler
+            # adds cannot promise it, as its labels are those of all its hosts.
+            bundle_label_selector=[{_POD_TYPE: str(pod_type)}] * placement.slices,
         )
 
     def wait(self, seconds: int) -> PlacementGroup | None:
@@ -58,6 +62,10 @@ class SliceRequest:
             return None
         remove_placement_group(self._heads)  # from here on the workers hold every chip of the slice
         return group
+
+    def groups(self) -> list[str]:
+        group = self._slices.slice_placement_group if self._slices is not None else None
+        return [waited.id.hex() for waited in (self._heads, group) if waited is not None]
 
     def release(self) -> None:
         if self._slices is not None:
@@ -95,6 +103,15 @@ class SliceRequest:
             strategy="STRICT_SPREAD",
             bundle_label_selector=selectors,
         )
+
+
+def part_of_a_host(placement: Placement) -> dict[str, str] | None:
+    """The node labels to ask for when a placement wants fewer chips than a host has; None when it wants slices."""
+    if placement.kind != "tpu" or placement.hosts > 1 or not placement.topology or not placement.accelerator:
+        return None
+    if placement.resources["TPU"] >= get_chips_per_host(placement.topology, placement.accelerator):
+        return None
+    return {_ACCELERATOR: f"TPU-{placement.accelerator.upper()}"}
 
 
 def multislice_variables(address: str, slices: int, slice_id: int) -> dict[str, str]:

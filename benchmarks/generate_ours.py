@@ -15,8 +15,8 @@ import numpy as np
 from benchmarks.worker import serve, timed
 from ringworld.generate.engine import Engine, Request
 from ringworld.generate.programs import Programs
+from ringworld.huggingface.config_json import read_config
 from ringworld.mesh import make_mesh, parse_mesh
-from ringworld.model.huggingface import read_config
 from ringworld.model.rope import make_rope
 from ringworld.train.weights import load_weights
 

@@ -25,8 +25,10 @@ from flows.views import Views
 from infra import runner
 from infra.console import Console, print_plan
 from infra.errors import LeaseLost, UserError
+from infra.metrics import Metrics
 from infra.observer import Observers
 from infra.plan import Plan, plan, survey
+from infra.redact import redact_text
 from infra.storage import Store
 from ringworld import errors
 from stages.graph import build
@@ -40,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     try:
         return run(parse(words))
     except (UserError, errors.UserError, LeaseLost) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact_text(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command resumes", file=sys.stderr)
@@ -58,7 +60,9 @@ def run(flow: Flow) -> int:
         return 0
     todo.require_possible()
     watching = Views(store, stages, chosen.curriculum, flow.words)
-    with stop_on_term() as stop, cluster(todo, flow) as gangs, watching as views:
+    # In this order: Ray puts a handler of SIGTERM in our place when it starts, one that aborts the process.
+    with cluster(todo, flow) as gangs, stop_on_term() as stop, watching as views:
+        meters = metrics(store.run, views, gangs)
         with Console() as console:
             outcome = runner.run(
                 stages,
@@ -67,7 +71,7 @@ def run(flow: Flow) -> int:
                 only=chosen.only,
                 start=chosen.start,
                 force=chosen.force,
-                observer=Observers(console, views),
+                observer=Observers(console, views, *meters),
                 stop=stop,
                 user_errors=(errors.UserError,),
             )
@@ -85,8 +89,19 @@ def cluster(todo: Plan, flow: Flow) -> Iterator[object]:
     from actors.local import start_ray
 
     # By name only: a gang of two hosts also runs on a machine of one core.
-    with start_ray(num_cpus=max(os.cpu_count() or 1, flow.site.hosts)):
+    with start_ray(num_cpus=max(os.cpu_count() or 1, flow.site.most_hosts)):
         yield Gangs()
+
+
+def metrics(run_name: str, views: Views, gangs: object) -> list[Metrics]:
+    """The run's figures for Prometheus, which every node of Ray serves; none where no Ray runs."""
+    if gangs is None:
+        return []
+    import ray.util.metrics
+
+    made = Metrics(run_name, ray.util.metrics)
+    views.tell_goodput(made.on_goodput)
+    return [made]
 
 
 @contextlib.contextmanager

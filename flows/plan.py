@@ -24,6 +24,7 @@ from flows.arguments import PLAN_HELP, PlanArguments, parse_as
 from flows.plan_rows import Planner, Row, compile_rows, summary
 from flows.plan_table import print_proposals, print_rows
 from infra.errors import UserError
+from infra.redact import redact_text
 from infra.stage import Stage
 from infra.storage import Store
 from ringworld import errors
@@ -40,7 +41,7 @@ def main(words: Sequence[str]) -> int:
     try:
         return run(words)
     except (UserError, errors.UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redact_text(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: answers of the compiler so far are kept", file=sys.stderr)

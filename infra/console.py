@@ -23,6 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from infra.advice import OFTEN, advise
 from infra.manifest import Manifest
 from infra.observer import State
 from infra.plan import Plan
@@ -48,13 +49,14 @@ _TAIL_LINES = 20
 
 @dataclass
 class _Row:
-    """What is shown of one stage. first: (step, monotonic seconds) of this attempt's first report."""
+    """What is shown of one stage. first: (step, monotonic seconds) of this attempt's first report. preempted: times."""
 
     state: str
     detail: str
     figures: dict[str, Any] = field(default_factory=dict)
     first: tuple[float, float] | None = None
     logged: float = 0.0
+    preempted: int = 0
 
 
 class Console:
@@ -113,9 +115,13 @@ class Console:
             self._log(stage.name, _progress(row, time.monotonic()))
 
     def on_failure(self, stage: Stage, failure: Failure, decision: Decision) -> None:
+        row = self._rows.setdefault(stage.name, _Row("failed", ""))
+        row.preempted += failure.kind == "preempted"
         lines = [f"{failure.kind}: {failure.message}"]
         if isinstance(decision, Stop) and failure.log_tail:
             lines += [f"    {line}" for line in failure.log_tail.rstrip().splitlines()[-_TAIL_LINES:]]
+        if isinstance(decision, Stop) or failure.kind != "preempted" or row.preempted == OFTEN:
+            lines.append(f"advice: {advise(failure.kind, failure.message, failure.log_tail, row.preempted)}")
         for line in lines:
             self._log(stage.name, line)
 
@@ -201,6 +207,11 @@ def print_table(
             for cell, width, heading in zip(row, widths, headings, strict=True)
         )
         print("  ".join(cells).rstrip(), file=out)
+
+
+def state_style(state: str) -> str:
+    """The colour of a state's or an action's word on a terminal."""
+    return _STYLES.get(state, "")
 
 
 def plain(text: str) -> str:

@@ -30,7 +30,7 @@ from infra.storage import Store, Version
 
 _KEY = "lease.json"
 # Of `seconds`. Two renewals in a row that hang until their timeout end at 4/6, so the loss is known before the expiry.
-_RENEW_EVERY = 1 / 6
+RENEW_EVERY = 1 / 6
 _LOST_AFTER = 0.6
 _LOG = logging.getLogger(__name__)
 
@@ -81,8 +81,16 @@ _FIELDS: dict[str, type] = {
 class Lease:
     """A held lease. Use `with acquire(store) as lease`; leaving it releases the run for the next driver."""
 
-    def __init__(self, store: Store, holder: Holder, version: Version, on_loss: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        holder: Holder,
+        version: Version,
+        on_loss: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._holder = holder
         self._version = version
         self._on_loss = on_loss
@@ -131,19 +139,23 @@ class Lease:
         self.close()
 
     def _keep(self) -> None:
-        while not self._closing.wait(_RENEW_EVERY * self._holder.seconds) and not self.lost.is_set():
-            try:
-                self._renew()
-            except Exception as wrong:
-                # Storage may be away for a while; whatever the reason, the limit is the age of the last renewal.
-                age = time.time() - self._holder.renewed
-                _LOG.warning("could not renew %s for %.0f s: %s", self._store.url(_KEY), age, wrong)
-                if age > _LOST_AFTER * self._holder.seconds:
-                    self._lose(f"it could not be renewed for {age:.0f} s: {wrong}")
+        while not self._closing.wait(RENEW_EVERY * self._holder.seconds) and not self.lost.is_set():
+            self.renew()
+
+    def renew(self) -> None:
+        """Say once that this driver is alive, as the lease's own thread does; what then is lost is lost for good."""
+        try:
+            self._renew()
+        except Exception as wrong:
+            # Storage may be away for a while; whatever the reason, the limit is the age of the last renewal.
+            age = self._clock() - self._holder.renewed
+            _LOG.warning("could not renew %s for %.0f s: %s", self._store.url(_KEY), age, wrong)
+            if age > _LOST_AFTER * self._holder.seconds:
+                self._lose(f"it could not be renewed for {age:.0f} s: {wrong}")
 
     def _renew(self) -> None:
-        fresh = replace(self._holder, renewed=time.time())
-        timeout = _RENEW_EVERY * self._holder.seconds
+        fresh = replace(self._holder, renewed=self._clock())
+        timeout = RENEW_EVERY * self._holder.seconds
         version = self._store.replace(_KEY, fresh.to_json(), self._version, timeout)
         if version is None:
             found = self._store.read(_KEY, timeout)
@@ -164,15 +176,27 @@ class Lease:
         self._on_loss(reason)
 
 
-def acquire(store: Store, *, seconds: float = 60.0, on_loss: Callable[[str], None] = lambda reason: None) -> Lease:
+def holder(store: Store) -> Holder | None:
+    """Who holds the lease, or held it last (its owner is empty once released); None for a run without one."""
+    found = store.read(_KEY)
+    return None if found is None else Holder.from_json(found.data, store.url(_KEY))
+
+
+def acquire(
+    store: Store,
+    *,
+    seconds: float = 60.0,
+    on_loss: Callable[[str], None] = lambda reason: None,
+    clock: Callable[[], float] = time.time,
+) -> Lease:
     """Take the run's lease, or refuse with a UserError that names the driver that holds it.
 
     seconds: how long a silent driver is believed to be alive; it renews six times as often.
-    on_loss: called once, from another thread, with the reason.
+    on_loss: called once, from another thread, with the reason. clock: unix seconds; a simulation brings its own.
     """
     me = psutil.Process()
-    now = time.time()
-    holder = Holder(
+    now = clock()
+    mine = Holder(
         owner=uuid.uuid4().hex,
         host=socket.gethostname(),
         machine=_machine(),
@@ -185,22 +209,23 @@ def acquire(store: Store, *, seconds: float = 60.0, on_loss: Callable[[str], Non
     )
     found = store.read(_KEY)
     if found is None:
-        version = store.create(_KEY, holder.to_json())
+        version = store.create(_KEY, mine.to_json())
     else:
         first = Holder.from_json(found.data, store.url(_KEY))
-        if not _free(first, now):
+        if not free(first, now):
             raise UserError(_refusal(store, first, now))
-        holder = replace(holder, token=first.token + 1)
-        version = store.replace(_KEY, holder.to_json(), found.version)
+        mine = replace(mine, token=first.token + 1)
+        version = store.replace(_KEY, mine.to_json(), found.version)
     if version is None:
         found = store.read(_KEY)
         if found is None:
             raise UserError(f"{store.url(_KEY)} was removed while it was being taken: run the same command again")
         raise UserError(_refusal(store, Holder.from_json(found.data, store.url(_KEY)), now))
-    return Lease(store, holder, version, on_loss)
+    return Lease(store, mine, version, on_loss, clock)
 
 
-def _free(holder: Holder, now: float) -> bool:
+def free(holder: Holder, now: float) -> bool:
+    """Whether another driver may take it: released, expired, or held by a process of this machine that is gone."""
     if not holder.owner or now - holder.renewed > holder.seconds:
         return True
     if (holder.host, holder.machine) != (socket.gethostname(), _machine()):

@@ -6,6 +6,7 @@ stage. It is data alone; which scheduler turns it into machines is no business o
 - A *host* is what one trainer process owns. For `gpu` and `tpu` that is a whole machine with all its accelerators; for
   `cpu` it is a share of a machine, so that several hosts may lie on one (two trainers on a laptop).
 - `resources` are per host. `hosts` counts the hosts of all slices together.
+- A placement may allow fewer hosts than it asks for: divisors of their number, so that a mesh with a -1 still divides.
 - Everything is checked when it is made; an error names the key, the value and what is allowed.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from infra.errors import UserError
@@ -41,6 +42,10 @@ class Placement:
     options: execution options of the trainer that leave its result alone (checkpoint interval, rematerialisation, ...).
     wait_seconds: how long to wait for machines that the cluster does not have in total (an autoscaler may bring them)
         before the stage fails. Machines that exist and are busy are awaited without end.
+    least_hosts: fewer hosts than `hosts` will do, down to so many; 0: no fewer. Slices are given up as a whole.
+    shrink_seconds: how long the cluster must be too small for `hosts` before fewer are asked for. Where an autoscaler
+        brings machines, longer than it takes.
+    frozen_seconds: a trainer whose process gives no sign of life for so long is ended, and its gang with it.
     """
 
     hosts: int = 1
@@ -53,6 +58,9 @@ class Placement:
     env: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Scalar | Mapping[str, Scalar]] = field(default_factory=dict)
     wait_seconds: float = 60.0
+    frozen_seconds: float = 120.0
+    least_hosts: int = 0
+    shrink_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("resources", "env", "options"):
@@ -72,6 +80,16 @@ class Placement:
         """For people: 'CPU: 2 x 1', 'TPU: 64 x 4, CPU: 64 x 8'."""
         return ", ".join(f"{name}: {self.hosts} x {_amount(name, size)}" for name, size in self.resources.items())
 
+    def widths(self) -> tuple[Placement, ...]:
+        """This placement on every number of hosts that will do, widest first: divisors of `hosts`, in whole slices."""
+        unit = self.hosts // self.slices if self.kind == "tpu" else 1
+        units = self.hosts // unit
+        return tuple(
+            replace(self, hosts=count * unit, slices=count if self.kind == "tpu" else 1, least_hosts=0)
+            for count in range(units, 0, -1)
+            if units % count == 0 and count * unit >= (self.least_hosts or self.hosts)
+        )
+
     def _check_sizes(self) -> None:
         for name in ("hosts", "slices"):
             value = getattr(self, name)
@@ -81,8 +99,13 @@ class Placement:
         for name, size in self.resources.items():
             _require(isinstance(name, str) and bool(name), "resources", name, "names of resources, such as CPU")
             _require(_is_number(size) and size > 0, f"resources.{name}", size, "a number above 0")
-        wait = self.wait_seconds
-        _require(_is_number(wait) and wait >= 0, "wait_seconds", wait, "a number of seconds, 0 or more")
+        least, frozen = self.least_hosts, self.frozen_seconds
+        _require(type(least) is int and 0 <= least <= self.hosts, "hosts.min", least, f"1 to hosts.max={self.hosts}")
+        for name in ("wait_seconds", "shrink_seconds"):
+            value = getattr(self, name)
+            _require(_is_number(value) and value >= 0, name, value, "a number of seconds, 0 or more")
+        # Trainers give a sign of life twice a second; a busy machine may swallow a few.
+        _require(_is_number(frozen) and frozen >= 2, "frozen_seconds", frozen, "a number of seconds, 2 or more")
         _require(isinstance(self.mesh, str) and bool(self.mesh), "mesh", self.mesh, "a text such as 'fsdp=-1,ring=4'")
 
     def _check_kind(self) -> None:

@@ -1,18 +1,21 @@
 """The report of a run: what storage says, gathered into one frozen `ReportData`, rendered to {root}/{run}/report.html.
 
-Read from manifests and progress.jsonl only, at any moment of a run: whatever is missing is simply not shown. Stages are
-understood by the kind of their recipe and the names of their figures, never by their name. Secrets are removed here, so
-that nothing behind this file sees one.
+Read from manifests, progress.jsonl and what attempts left, at any moment of a run: whatever is missing is simply not
+shown. Stages are understood by the kind of their recipe and the names of their figures, never by their name. Secrets
+are removed here, so that nothing behind this file sees one.
 """
 
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from infra.records import Record, read_records, read_steps, write_view
+from infra.goodput import History, waited
+from infra.records import Record, goodput_of, read_failures, read_history, read_records, read_steps, write_view
 from infra.redact import redact, redact_text
 from infra.report_data import Picture, ReportData, StageReport
 from infra.report_html import render
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 PICTURE_BYTES = 4 * 2**20
 PICTURES_PER_STAGE = 6
+FAILURES_PER_STAGE = 50
 
 
 def write_report(
@@ -33,7 +37,11 @@ def write_report(
 
     states: stage name -> done, reused, running, failed, waiting or any word of the plan. Raises what storage raises.
     """
-    data = gather(store, stages, states, command, curriculum)
+    return write_page(store, gather(store, stages, states, command, curriculum))
+
+
+def write_page(store: Store, data: ReportData) -> str:
+    """Render what was gathered and put it in its place, atomically; its path or URL."""
     write_view(store, REPORT, render(data).encode())
     return store.url(REPORT)
 
@@ -42,11 +50,15 @@ def gather(
     store: Store, stages: Iterable[Stage], states: Mapping[str, str], command: str = "", curriculum: str = ""
 ) -> ReportData:
     """Everything that the page shows, read once."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        reports = tuple(
+            pool.map(lambda stage: _stage_report(store, stage, states.get(stage.name)), topological(stages))
+        )
     return ReportData(
         run=store.run,
         place=redact_text(store.url()),
         written=datetime.now(UTC).isoformat(timespec="seconds"),
-        stages=tuple(_stage_report(store, stage, states.get(stage.name)) for stage in topological(stages)),
+        stages=reports,
         command=redact_text(command),
         curriculum=curriculum or store.run,
     )
@@ -58,6 +70,11 @@ def _stage_report(store: Store, stage: Stage, state: str | None) -> StageReport:
     manifest = finished.manifest if finished else None
     origin = manifest.provenance if manifest else None
     newest = records[-1] if records else None
+    steps = read_steps(store, newest) if newest else ()
+    history = read_history(store, stage.name, newest.series, steps) if newest else History()
+    at_work = state in ("running", "retrying")
+    goodput = goodput_of(history, newest.manifest, time.time() if at_work else None) if newest and steps else None
+    attempts = [claim["attempt"] for claim in history.claims]
     return StageReport(
         name=stage.name,
         kind=stage.recipe.kind,
@@ -65,7 +82,7 @@ def _stage_report(store: Store, stage: Stage, state: str | None) -> StageReport:
         inputs={port: source.name for port, source in stage.inputs.items()},
         recipe=redact(canonical(stage.recipe)),
         values=redact(manifest.values) if manifest else {},
-        steps=read_steps(store, newest) if newest else (),
+        steps=steps,
         files=tuple((entry.path, entry.bytes) for entry in manifest.files) if manifest else (),
         pictures=tuple(_pictures(store, finished)) if finished else (),
         fingerprint=stage.fingerprint,
@@ -77,6 +94,9 @@ def _stage_report(store: Store, stage: Stage, state: str | None) -> StageReport:
         host=origin.host if origin else None,
         commit=origin.commit if origin else None,
         versions=dict(origin.versions) if origin else {},
+        waited=waited(history.gangs, manifest.attempt) if manifest else 0.0,
+        goodput=goodput,
+        failures=read_failures(store, stage.name, attempts[-FAILURES_PER_STAGE:]),
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from infra.records import Step
+from infra.goodput import Goodput
+from infra.records import Failed, Step
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class StageReport:
     """What is known of a stage. values, recipe: redacted plain JSON. steps: of the newest series. None: not known yet.
 
     state: one word for the graph, as the runner gives it; "done" or "waiting" by the manifest where it gives none.
+    seconds: of the attempt that succeeded; waited: those of them in which it waited for machines. goodput: of a stage
+    that trains. failures: the attempts that failed, oldest first.
     """
 
     name: str
@@ -42,6 +45,14 @@ class StageReport:
     host: str | None
     commit: str | None
     versions: Mapping[str, str]
+    waited: float = 0.0
+    goodput: Goodput | None = None
+    failures: tuple[Failed, ...] = ()
+
+    @property
+    def worked(self) -> float | None:
+        """Seconds without the wait for machines; None while not finished."""
+        return None if self.seconds is None else max(0.0, self.seconds - self.waited)
 
 
 @dataclass(frozen=True)

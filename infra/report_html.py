@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 
 from infra.formats import context, duration, figure, moment, size
+from infra.goodput import total
 from infra.markup import Html, element
 from infra.records import flatten
 from infra.report_chat import chat
@@ -17,6 +18,7 @@ from infra.report_context import contexts, fell_in, forgetting, on_text, positio
 from infra.report_corpus import corpus
 from infra.report_data import ReportData, StageReport
 from infra.report_figures import Curve, Node, chart, graph, short
+from infra.report_goodput import failures, goodput
 from infra.report_packing import packing
 from infra.report_parts import fields, number, section, tile
 from infra.report_speed import speed
@@ -57,7 +59,7 @@ def render(data: ReportData) -> str:
         Html(f"<style>{STYLE}</style>"),
     )
     results = (contexts, positions, chat, vision, forgetting)
-    sections = (_header, _stages, _training, speed, *results, corpus, packing, _details, _provenance)
+    sections = (_header, _stages, failures, _training, goodput, speed, *results, corpus, packing, _details, _provenance)
     main = element("main", None, *(part(data) for part in sections))
     return "<!doctype html>\n" + element("html", {"lang": "en"}, head, element("body", None, main)) + "\n"
 
@@ -69,12 +71,17 @@ def _header(data: ReportData) -> Html:
     started = min((stage.started for stage in data.stages if stage.started), default=None)
     done = sum(STATES.get(stage.state) in ("done", "reused") for stage in data.stages)
     tokens = sum(_tokens(stage) for stage in data.of_kind("train"))
-    seconds = sum(stage.seconds or 0 for stage in data.stages)
+    worked = sum(stage.worked or 0 for stage in data.stages)
+    waits = sum(stage.waited for stage in data.stages)
     tiles: list[tuple[str, str]] = [(f"{done} of {len(data.stages)}", "stages done")]
     if tokens:
         tiles.append((short(tokens), "tokens trained"))
-    if seconds:
-        tiles.append((duration(seconds), "in all stages together, waits included"))
+    if worked:
+        beside = f"; {duration(waits)} more of waiting for machines" if waits >= 1 else ""
+        tiles.append((duration(worked), f"of work in all stages together{beside}"))
+    share = total(stage.goodput for stage in data.stages if stage.goodput).share
+    if share is not None:
+        tiles.append((f"{share:.1%}", "goodput: of the time in training stages"))
     speeds = [speed for stage in data.of_kind("train") if (speed := number(stage.values, "tokens_per_second"))]
     if speeds:
         tiles.append((short(max(speeds)), "tokens per second, at best"))
@@ -157,7 +164,7 @@ def _stages(data: ReportData) -> Html | None:
 def _box_note(stage: StageReport) -> str:
     if stage.seconds is None or STATES.get(stage.state) not in ("done", "reused"):
         return stage.state
-    return f"{stage.state} · {duration(stage.seconds)}"
+    return f"{stage.state} · {duration(stage.worked or 0)}"
 
 
 def _training(data: ReportData) -> Html | None:
@@ -206,7 +213,7 @@ def _stage_details(stage: StageReport) -> Html:
     figures = {key: value for key, value in stage.values.items() if not isinstance(value, (list, dict))}
     lists = {key: value for key, value in stage.values.items() if isinstance(value, (list, dict)) and value}
     steps = f"{stage.steps[-1].get('step', len(stage.steps)):,} steps" if stage.steps else ""
-    short_facts = [duration(stage.seconds) if stage.seconds is not None else "", steps]
+    short_facts = [duration(stage.worked) if stage.worked is not None else "", steps]
     summary = element(
         "summary",
         None,
@@ -220,7 +227,8 @@ def _stage_details(stage: StageReport) -> Html:
     facts = {
         "fingerprint": stage.fingerprint[:12],
         "made from": ", ".join(f"{port}: {name}" for port, name in stage.inputs.items()) or "nothing",
-        "duration": duration(stage.seconds) if stage.seconds is not None else None,
+        "duration": duration(stage.worked) if stage.worked is not None else None,
+        "waited for machines": duration(stage.waited) if stage.waited >= 1 else None,
         "attempts": stage.attempts,
         "series": stage.series,
         "finished": moment(stage.finished) if stage.finished else None,

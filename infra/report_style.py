@@ -90,6 +90,16 @@ figcaption { font-size: 13px; color: #5a606b; margin-top: 8px; overflow-wrap: an
 .bar-name { overflow-wrap: anywhere; } .bar-figure { text-align: right; font-variant-numeric: tabular-nums; }
 .bar-track { background: var(--grid); border-radius: 5px; height: 10px; } .bar-track i { display: block; height: 10px;
   min-width: 2px; border-radius: 5px; background: var(--c1); }
+.stacks { display: grid; gap: 9px; }
+.stack-row { display: grid; grid-template-columns: minmax(84px, min(38%, 180px)) 1fr 60px; gap: 12px;
+  align-items: center; font-size: 13.5px; }
+.stack { display: flex; height: 22px; border-radius: 6px; overflow: hidden; background: var(--grid); }
+.stack i { background: var(--fill); font-style: normal; font-size: 11.5px; line-height: 22px; color: var(--page);
+  text-align: center; overflow: hidden; border-right: 1px solid var(--card); } .stack i:last-child { border-right: 0; }
+.account th.n { white-space: normal; } .account td:first-child { white-space: nowrap; }
+.swatch { background: var(--fill); border-radius: 3px; }
+.stack i[class^="c"], .swatch[class*=" c"] { --fill: var(--c); }
+.stack .done, .swatch.done { --fill: var(--done); } .stack .waiting, .swatch.waiting { --fill: var(--waiting); }
 details { border-top: 1px solid var(--line); } details:first-child { border-top: 0; }
 summary { cursor: pointer; padding: 11px 0; display: grid; grid-template-columns: minmax(130px, 1.2fr) 1fr 1fr 2.2fr;
   gap: 14px;
@@ -98,6 +108,8 @@ summary b { font-weight: 600; } summary b::before { content: "\\203A"; display: 
   color: var(--soft); }
 details[open] > summary b::before { transform: translateX(-3px) rotate(90deg); }
 summary span { color: var(--soft); font-size: 13.5px; font-variant-numeric: tabular-nums; }
+summary.failure { grid-template-columns: minmax(110px, 1fr) 86px 86px 3.4fr; }
+.inside pre { max-height: 340px; overflow: auto; margin: 0; }
 .inside { padding: 0 0 20px 15px; } .inside td { padding: 4px 14px 4px 0; font-size: 13.5px; }
 .inside td:first-child { color: var(--soft); width: 52%; }
 footer { color: var(--soft); font-size: 13px; margin-top: 48px; }

@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infra import manifest as manifests
@@ -29,6 +29,7 @@ from infra.manifest import InputRef, Manifest
 from infra.observer import Observer, Observers
 from infra.plan import Plan, Step, plan, survey
 from infra.provenance import provenance
+from infra.redact import redact_text
 from infra.retries import Failure, Stop, decide
 from infra.stage import Artifact, Result, Stage, StageContext, StageFailure, canonical
 from infra.storage import Store
@@ -222,7 +223,7 @@ def _make(driver: _Driver, step: Step, inputs: Mapping[str, Artifact]) -> Artifa
             if isinstance(error, (LeaseLost, _Stopped)) or driver.halt.is_set():
                 driver.halt.set()
                 return None
-            failure = _classify(error, driver.user_errors, store.url(stage.name))
+            failure = _without_secrets(_classify(error, driver.user_errors, store.url(stage.name)))
             _keep_error(store, stage.name, attempt, error, failure)
         history = (*history, failure)
         decision = decide(history, driver.limit, driver.first_wait)
@@ -305,6 +306,11 @@ def _classify(error: BaseException, user_errors: tuple[type[Exception], ...], wh
     return Failure("crashed", f"{type(error).__name__}: {error}", None, trace)
 
 
+def _without_secrets(failure: Failure) -> Failure:
+    """Libraries put URLs and headers into their errors."""
+    return replace(failure, message=redact_text(failure.message), log_tail=redact_text(failure.log_tail))
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error and what led to it, each once."""
     seen: set[int] = set()
@@ -321,12 +327,13 @@ def _keep_error(store: Store, stage: str, attempt: int | None, error: BaseExcept
     """Leave the failure beside the attempt's files, for people."""
     if attempt is None:
         return
-    text = "".join(traceback.format_exception(error))
+    text = redact_text("".join(traceback.format_exception(error)))
     tail = f"\n{failure.log_tail}\n" if failure.log_tail and failure.log_tail != text else ""
     try:
         store.write_text(f"{failure.kind}: {failure.message}\n\n{text}{tail}", stage, f"attempt-{attempt}", "error.txt")
-    except OSError as wrong:
-        # On a full disk there is no room for it either; the failure itself is reported all the same.
+    except Exception as wrong:
+        # On a full disk there is no room for it either, and silent storage has errors of its own; the failure itself is
+        # reported all the same.
         _LOG.warning("could not write error.txt of %s attempt %d: %s", stage, attempt, wrong)
 
 

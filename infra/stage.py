@@ -165,11 +165,18 @@ def fingerprint(stage: Stage) -> str:
 def canonical(value: Any, at: str = "recipe") -> Any:
     """A recipe as plain JSON values: dataclasses and mappings become dicts, tuples lists. `at` names it in errors.
 
+    A field whose metadata says identity="unless default" is left out while it has its default: a recipe may so gain
+    a field, and what was finished before keeps its fingerprint.
+
     Raises UserError, naming the field, for anything whose JSON is not one fixed text: sets, lists that could still
     change, NaN, paths, arrays, objects.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: canonical(getattr(value, f.name), f"{at}.{f.name}") for f in dataclasses.fields(value)}
+        return {
+            f.name: canonical(getattr(value, f.name), f"{at}.{f.name}")
+            for f in dataclasses.fields(value)
+            if f.metadata.get("identity") != "unless default" or getattr(value, f.name) != f.default
+        }
     if value is None or type(value) in (str, bool, int):
         return value
     if isinstance(value, float) and type(value) is float:

@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,12 @@ import tensorstore
 from infra.errors import UserError
 
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+# Of Google Cloud Storage, by status; what a client may try again is tried again below us.
+_REFUSALS = {
+    "401": "give this machine credentials (gcloud auth application-default login, or a service account)",
+    "403": "give its account the role Storage Object Admin (roles/storage.objectAdmin) on the bucket",
+    "404": "there is no such bucket: make it, or correct root=",
+}
 T = TypeVar("T")
 
 
@@ -103,11 +110,16 @@ class Store:
     def replace(self, key: str, data: bytes, version: Version, timeout: float | None = None) -> Version | None:
         """Write a key if it still is at `version`, atomically; None, and nothing written, when it is not.
 
+        Two writers that contend must not write the same bytes: when the answer to a write is lost on its way,
+        TensorStore writes again and finds the key changed, and only the bytes tell that it was this writer's doing.
         timeout: seconds until TimeoutError; the write may have happened, or happen yet.
         """
         write = self._keys.write(key, data, if_equal=version.generation)
         stamp = _checked(lambda: write.result(timeout=timeout), self.url(key))
-        return Version(stamp.generation) if stamp.generation else None
+        if stamp.generation:
+            return Version(stamp.generation)
+        found = self.read(key, timeout)
+        return found.version if found is not None and found.data == data else None
 
     def write_text(self, text: str, *parts: str) -> None:
         """Write a file for people, such as a log; not atomic."""
@@ -133,6 +145,10 @@ class Store:
         """Numbers of the attempts that were ever claimed, ascending."""
         return self._numbers(self.url(stage), re.compile(r"attempt-([1-9]\d*)"))
 
+    def numbers(self, *parts: str, suffix: str = "") -> tuple[int, ...]:
+        """Whole numbers that name the entries of a folder, ascending: checkpoints (1200), sessions (0003.json)."""
+        return self._numbers(self.url(*parts), re.compile(rf"(\d+){re.escape(suffix)}"))
+
     def series(self, stage: str) -> tuple[tuple[int, str], ...]:
         """(number, fingerprint) of the state series of a stage, ascending; one without an identity is left out."""
         known = []
@@ -145,7 +161,8 @@ class Store:
     def claim_attempt(self, stage: str, claim: dict[str, Any]) -> int:
         """Take the next free attempt number by creating attempt-N/attempt.json with `claim`; its folder exists then."""
         number = max(self.attempts(stage), default=0) + 1
-        data = (json.dumps(claim, indent=1, sort_keys=True) + "\n").encode()
+        unique = {**claim, "claim": secrets.token_hex(8)}
+        data = (json.dumps(unique, indent=1, sort_keys=True) + "\n").encode()
         while self.create(f"{stage}/attempt-{number}/attempt.json", data) is None:
             number += 1
         return number
@@ -153,7 +170,7 @@ class Store:
     def claim_series(self, stage: str, fingerprint: str) -> int:
         """Take the next free state series for an identity; its folder exists then."""
         number = max(self._numbers(self.url(stage, "state"), re.compile(r"([1-9]\d*)")), default=0) + 1
-        data = (json.dumps({"fingerprint": fingerprint}) + "\n").encode()
+        data = (json.dumps({"fingerprint": fingerprint, "claim": secrets.token_hex(8)}) + "\n").encode()
         while self.create(f"{stage}/state/{number}/identity.json", data) is None:
             number += 1
         return number
@@ -180,11 +197,14 @@ def _identity(data: bytes, where: str) -> str:
 
 
 def _checked(operation: Callable[[], T], where: str) -> T:
-    """TensorStore says what the system said only in its text; turn 'disk full' back into the OSError it was."""
+    """TensorStore says what the system said only in its text: turn 'disk full' back into the OSError it was, and a
+    refusal into an error that a person can act on."""
     try:
         return operation()
     except (ValueError, RuntimeError, NotImplementedError) as wrong:
         for number in (errno.ENOSPC, errno.EDQUOT):
             if os.strerror(number) in str(wrong):
                 raise OSError(number, os.strerror(number), where) from wrong
+        if (status := re.search(r"http_response_code='(\d+)'", str(wrong))) and status[1] in _REFUSALS:
+            raise UserError(f"{where}: storage answers {status[1]}: {_REFUSALS[status[1]]}") from wrong
         raise

@@ -25,9 +25,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.goodput import figures
 from infra.manifest import Manifest
 from infra.mlflow_runs import EXPERIMENT, MlflowRuns, Status, as_params
-from infra.records import Record, Step, read_records, read_steps, write_view
+from infra.records import Record, Step, goodput_of, read_history, read_records, read_steps, write_view
 from infra.redact import redact, redact_text
 from infra.stage import Stage, canonical
 
@@ -231,7 +232,8 @@ class Tracker:
         runs.log_steps(run.run_id, (step for step in change.steps if step["tokens"] > run.logged))
         run.logged = max(run.logged, wanted.tokens)
         if manifest:
-            runs.log_figures(run.run_id, _figures(manifest), _to_ms(manifest.provenance.finished))
+            ended = _to_ms(manifest.provenance.finished)
+            runs.log_figures(run.run_id, _figures(manifest) | self._goodput(change), ended)
             self._log_artifacts(runs, run.run_id, record, manifest)
         if known is None or known.status != wanted.status:
             runs.set_status(run.run_id, wanted.status, _to_ms(manifest.provenance.finished) if manifest else _now_ms())
@@ -250,6 +252,14 @@ class Tracker:
         run_id = runs.find_or_create(name, identity, parent, _started_ms(record, change.steps))
         runs.log_params(run_id, as_params({"kind": stage.recipe.kind, **redact(canonical(stage.recipe))}))
         return _OpenRun(run_id, runs.cursor(run_id))
+
+    def _goodput(self, change: _Change) -> dict[str, float]:
+        """Of a finished training stage, under `figures/` like the manifest's."""
+        if not change.steps:
+            return {}
+        record = change.record
+        history = read_history(self._store, record.stage.name, record.series, change.steps)
+        return {f"figures/{key}": value for key, value in figures(goodput_of(history, record.manifest)).items()}
 
     def _log_artifacts(self, runs: MlflowRuns, run_id: str, record: Record, manifest: Manifest) -> None:
         with tempfile.TemporaryDirectory(prefix="ringworld-mlflow-") as folder:

@@ -10,9 +10,9 @@ Output: `evaluation.json`, `loss_by_position.png`, `needle.png`; of a chat stage
 from __future__ import annotations
 
 import json
-import os
 
 from infra.stage import Result, StageContext
+from ringworld.data.files import absolute, join, read_if_there, read_json
 from ringworld.evaluate.recipe import EvaluateInputs, EvaluateJob, EvaluateOptions, EvaluateRecipe
 from ringworld.strict import from_mapping
 from stages.process import run_module, written
@@ -22,7 +22,7 @@ CODE_VERSION = 1
 
 def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
     """Evaluate on a gang of hosts like the trainer's."""
-    base = os.path.abspath(recipe.before_folder) if recipe.before_folder else None
+    base = absolute(recipe.before_folder) if recipe.before_folder else None
 
     def given(port: str, artifact: str) -> str | None:
         return context.inputs[port].path(artifact) if port in context.inputs else None
@@ -42,18 +42,16 @@ def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
         ),
         options=from_mapping(EvaluateOptions, dict(context.stage.placement.options), at="placement.options"),
     )
-    path = os.path.join(context.attempt_dir, "job.yaml")
+    path = join(context.attempt_dir, "job.yaml")
     job.save(path)
 
     def watch() -> None:
-        progress = os.path.join(context.attempt_dir, "progress.json")
-        if os.path.exists(progress):
-            with open(progress, encoding="utf-8") as file:
-                context.report(**json.load(file), note="")
+        progress = read_if_there(join(context.attempt_dir, "progress.json"))
+        if progress is not None:
+            context.report(**json.loads(progress), note="")
 
     run_module(context, "ringworld.evaluate", ["--recipe", path], watch=watch)
-    with open(os.path.join(context.attempt_dir, "evaluation.json"), encoding="utf-8") as file:
-        figures = json.load(file)
+    figures = read_json(join(context.attempt_dir, "evaluation.json"))
     del figures["needle_prompts"]
     pictures = ("loss_by_position.png", "needle.png", "answers.png", "video_needle.png", "samples.png")
     asked = ("questions.jsonl", "transcript.md")

@@ -154,7 +154,8 @@ def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mappin
     stores = {port: packed.inputs[port] for port in ("tokens", "vision") if port in packed.inputs}
     if "tokens" not in stores:
         stores = {"tokens": stores["vision"]}
-    check_mesh(recipe, place, name, site.devices(name), row.row_lengths)
+    for width in place.widths():
+        check_mesh(recipe, width, name, site.devices(width), row.row_lengths)
     training = Stage(
         name,
         recipe,

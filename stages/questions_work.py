@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ringworld.data.files import open_to_read
+from ringworld.data.files import open_to_read, read_if_there, write_whole
 from ringworld.synthesis.budget import Budget, Limits
 from ringworld.synthesis.options import SamplerOptions, Secret, ServerOptions
 from ringworld.synthesis.prompts import PromptOptions, ask
@@ -27,7 +27,7 @@ from ringworld.synthesis.verify import Holders, Rules, verify
 from stages.corpus import DecisionTables, read_documents
 from stages.questions_plan import Shard, plan_file
 from stages.questions_state import ROWS, Done
-from stages.shards import commit_shard, read_if_there, write_whole
+from stages.shards import commit_shard
 
 ProviderName = Literal["extractive", "checkpoint", "openai", "ray_llm"]
 

@@ -7,35 +7,15 @@ it took to make, as JSON.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.core import url_to_fs
 
-from ringworld.data.files import join, list_files, open_to_read, read_bytes, read_table, write_bytes
+from ringworld.data.files import join, list_files, open_to_read, read_table, write_whole
 
 _TOLD = b"ringworld.done"
-
-
-def write_whole(place: str, data: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    if "://" in place:  # an object appears when its upload has ended
-        write_bytes(place, data)
-        return
-    partial = f"{place}.{secrets.token_hex(4)}.partial"
-    write_bytes(partial, data)
-    os.replace(partial, place)
-
-
-def read_if_there(place: str) -> bytes | None:
-    try:
-        return read_bytes(place)
-    except FileNotFoundError:
-        return None
 
 
 def commit(place: str, table: pa.Table) -> None:
@@ -52,8 +32,6 @@ def commit_shard(folder: str, name: str, rows: pa.Table, told: Mapping[str, Any]
 
 def committed(folder: str) -> set[str]:
     """The names of the shards that are through."""
-    filesystem, path = url_to_fs(folder)
-    filesystem.invalidate_cache(path)  # of an object store: workers have written since it was last listed
     return {name.removesuffix(".parquet") for name in list_files(folder) if name.endswith(".parquet")}
 
 

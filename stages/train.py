@@ -9,14 +9,12 @@ planned to take, and the memory that it took.
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from infra.stage import Result, StageContext
+from ringworld.data.files import absolute, copy_file, join, read_json, size_of
 from ringworld.model.llama import count_parameters
 from ringworld.strict import from_mapping
 from ringworld.train.progress import Record, read_progress
@@ -29,10 +27,10 @@ CODE_VERSION = 1
 def run(context: StageContext, recipe: TrainRecipe) -> Result:
     """Train; the state folder makes every attempt go on where the one before was last durable."""
     given = dict(context.stage.placement.options)
-    given.setdefault("compilation_cache", os.path.join(context.state_dir, "compiled"))
+    given.setdefault("compilation_cache", join(context.state_dir, "compiled"))
     parent = context.inputs.get("params")
     # Absolute here, where the person is: the trainer's own folder is another.
-    base = os.path.abspath(recipe.init_folder) if recipe.init_folder else None
+    base = absolute(recipe.init_folder) if recipe.init_folder else None
     job = TrainJob(
         recipe=recipe,
         inputs=TrainInputs(
@@ -44,37 +42,32 @@ def run(context: StageContext, recipe: TrainRecipe) -> Result:
         ),
         options=from_mapping(TrainOptions, given, at="placement.options"),
     )
-    job.save(os.path.join(context.attempt_dir, "job.yaml"))
-    progress = os.path.join(context.state_dir, "progress.jsonl")
+    job.save(join(context.attempt_dir, "job.yaml"))
+    progress = join(context.state_dir, "progress.jsonl")
     follower = _Follower(context, recipe, progress)
     run_module(
         context,
         "ringworld.train",
-        ["--recipe", os.path.join(context.attempt_dir, "job.yaml"), "--state", context.state_dir],
+        ["--recipe", join(context.attempt_dir, "job.yaml"), "--state", context.state_dir],
         watch=follower.look,
         newest_step=lambda: newest_checkpoint(context.state_dir),
     )
-    shutil.copyfile(progress, os.path.join(context.attempt_dir, "progress.jsonl"))
+    copy_file(progress, join(context.attempt_dir, "progress.jsonl"))
     files = written(context.attempt_dir, "params", "progress.jsonl", "job.yaml", "steps.json", "expected.json")
-    steps, expected = (_read(os.path.join(context.attempt_dir, name)) for name in ("steps.json", "expected.json"))
+    steps, expected = (read_json(join(context.attempt_dir, name)) for name in ("steps.json", "expected.json"))
     drawn = {"shapes": steps["shapes"], "drawn": steps["corpora"]}
     return Result(files, _figures(recipe, read_progress(progress)) | drawn | _planned(expected))
 
 
-def _read(path: str) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
 class _Follower:
-    """Reports the newest record of progress.jsonl, reading only what was added since the last look."""
+    """Reports the newest record of progress.jsonl, reading it only when it has grown or shrunk since the last look."""
 
     def __init__(self, context: StageContext, recipe: TrainRecipe, path: str) -> None:
         self._context, self._recipe, self._path, self._size = context, recipe, path, -1
 
     def look(self) -> None:
-        size = os.path.getsize(self._path) if os.path.exists(self._path) else -1
-        if size == self._size:
+        size = size_of(self._path)
+        if size is None or size == self._size:
             return
         self._size = size
         records = read_progress(self._path)

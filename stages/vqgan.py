@@ -8,7 +8,6 @@ pictures of held-out clips and what became of them; `vqgan.json`, figures; of a 
 from __future__ import annotations
 
 import dataclasses
-import os
 
 from infra.stage import Result, StageContext
 from ringworld.data.files import absolute, join, read_json
@@ -21,7 +20,7 @@ from stages.process import newest_checkpoint, run_module, written
 def run(context: StageContext, recipe: VQRecipe) -> Result:
     """Train or import; the state folder makes every attempt go on where the one before was last durable."""
     given = dict(context.stage.placement.options)
-    given.setdefault("compilation_cache", os.path.join(context.state_dir, "compiled"))
+    given.setdefault("compilation_cache", join(context.state_dir, "compiled"))
     # Absolute here, where the person is: the process's own folder is another.
     told = dataclasses.replace(recipe, folder=absolute(recipe.folder)) if recipe.folder else recipe
     job = VQJob(
@@ -29,9 +28,9 @@ def run(context: StageContext, recipe: VQRecipe) -> Result:
         inputs=VQInputs(clips=context.inputs["media"].path("clips.parquet"), output=context.attempt_dir),
         options=from_mapping(VQTrainOptions, given, at="placement.options"),
     )
-    path = os.path.join(context.attempt_dir, "job.yaml")
+    path = join(context.attempt_dir, "job.yaml")
     job.save(path)
-    progress = os.path.join(context.state_dir, PROGRESS)
+    progress = join(context.state_dir, PROGRESS)
 
     def watch() -> None:
         records = read_vqgan_progress(progress)

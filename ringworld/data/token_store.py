@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +27,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorstore as ts
 
-from ringworld.data.files import absolute, join, open_to_read, read_json, read_table, write_json, write_table
+from ringworld.data.files import (
+    StorageSilent,
+    absolute,
+    join,
+    open_to_read,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 from ringworld.errors import UserError
 
 Split = Literal["train", "held_out"]
@@ -288,6 +298,8 @@ class TokenStore:
         try:
             return np.asarray(future.result())
         except ValueError as wrong:
+            if re.search(r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED)\b", str(wrong)):
+                raise StorageSilent(f"{join(self.url, array)}: storage does not answer ({wrong})") from wrong
             raise OSError(
                 f"{join(self.url, array)} is damaged where document {document} lies; make its stage again: {wrong}"
             ) from wrong

@@ -9,8 +9,6 @@ output folder, and `progress.json` while it runs. Of a chat stage also `answers.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ringworld.data.files import join, write_json
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import check_same, load_tokenizer
 from ringworld.errors import UserError
@@ -111,7 +110,7 @@ def _evaluate(job: EvaluateJob, mesh: jax.sharding.Mesh, vigil: Vigil) -> dict[s
     if chat:
         figures["chat"] = chat_figures(chat, before.answers, after.answers, asked[:in_chat])
         if first and chat.talks:
-            draw_answers(os.path.join(inputs.output, "answers.png"), figures["chat"]["corpora"])
+            draw_answers(join(inputs.output, "answers.png"), figures["chat"]["corpora"])
     if vision:
         drawn = draw(vision, job, params, mesh, tokenizer, vigil.beat)
         figures["vision"] = vision_figures(vision, before.seen, after.seen, video, asked[in_chat:], drawn)
@@ -128,7 +127,8 @@ def weights_before(job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
     """The weights that the stage started from; random ones, of the recipe's seed, for a stage from scratch."""
     if job.inputs.before is not None:
         # A text model that a vision stage starts from gets the same new rows as there.
-        return load_weights(job.inputs.before, job.recipe.model, mesh, new_rows=job.recipe.seed)
+        recipe = job.recipe
+        return load_weights(job.inputs.before, recipe.model, mesh, new_rows=recipe.seed, sequence=recipe.sequence)
     if job.recipe.before_rope is not None:
         raise UserError("before_rope is given, but inputs.before names no weights")
     shardings = param_shardings(job.recipe.model, mesh)
@@ -162,12 +162,11 @@ def _figures(
 
 
 def _write_pictures(job: EvaluateJob, before: PositionLoss, after: PositionLoss, cells: Sequence[Cell]) -> None:
-    draw_loss_by_position(os.path.join(job.inputs.output, "loss_by_position.png"), before, after, job.recipe.past)
+    draw_loss_by_position(join(job.inputs.output, "loss_by_position.png"), before, after, job.recipe.past)
     if cells:
-        draw_needle(os.path.join(job.inputs.output, "needle.png"), cells)
+        draw_needle(join(job.inputs.output, "needle.png"), cells)
 
 
 def _write(output: str, figures: dict[str, Any], prompts: Sequence[Prompt]) -> None:
     asked = [{"length": p.length, "depth": p.depth, "city": p.city, "number": p.number} for p in prompts]
-    with open(os.path.join(output, "evaluation.json"), "w", encoding="utf-8") as file:
-        json.dump({**figures, "needle_prompts": asked}, file, indent=1)
+    write_json(join(output, "evaluation.json"), {**figures, "needle_prompts": asked})

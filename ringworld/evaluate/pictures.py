@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ringworld.data.files import open_to_write
 from ringworld.evaluate.loss_by_position import PositionLoss
 from ringworld.evaluate.needle import Cell
 from ringworld.evaluate.video_needle import VideoCell
@@ -42,8 +43,7 @@ def draw_loss_by_position(path: str, before: PositionLoss, after: PositionLoss, 
     axes.legend(frameon=False, fontsize=9)
     axes.grid(axis="y", color="#eceff3")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_needle(path: str, cells: Sequence[Cell]) -> None:
@@ -76,8 +76,7 @@ def draw_samples(path: str, rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) 
             axes.set_axis_off()
     for axes, title in zip(grid[0], ("caption", "its clip", "drawn"), strict=True):
         axes.set_title(title, fontsize=9, color=INK)
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _strip(frames: np.ndarray, most: int) -> np.ndarray:
@@ -114,8 +113,7 @@ def _draw_grid(
         axes.set_xlabel(across, fontsize=9, color=INK)
     drawn[0].set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=8)
     drawn[0].set_ylabel(down, fontsize=9, color=INK)
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def draw_answers(path: str, corpora: Mapping[str, Mapping[str, Any]]) -> None:
@@ -134,8 +132,7 @@ def draw_answers(path: str, corpora: Mapping[str, Mapping[str, Any]]) -> None:
         panel.grid(axis="y", color="#eceff3")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _draw_answer_loss(axes: Any, corpora: Mapping[str, Mapping[str, Any]]) -> None:
@@ -166,3 +163,9 @@ def _draw_f1(axes: Any, graded: Mapping[str, Sequence[Mapping[str, Any]]]) -> No
     axes.set_xlabel("depth of the answer in the prompt", fontsize=9, color=INK)
     axes.set_ylabel("token F1 of greedy answers", color=INK)
     axes.legend(frameon=False, fontsize=9)
+
+
+def _save(figure: Any, path: str) -> None:
+    with open_to_write(path) as file:
+        figure.savefig(file, format="png")
+    plt.close(figure)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from ringworld.data.files import join, write_bytes
 from ringworld.evaluate.asking import Asked
 
 SHOWN = 6
@@ -70,7 +70,6 @@ def as_markdown(asked: Sequence[Asked], not_asked: str) -> str:
 
 def write(output: str, asked: Sequence[Asked], not_asked: str) -> None:
     """`questions.jsonl`, every question and answer, and `transcript.md`, a few of them to read."""
-    with open(os.path.join(output, "questions.jsonl"), "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(as_value(item)) + "\n" for item in asked)
-    with open(os.path.join(output, "transcript.md"), "w", encoding="utf-8") as file:
-        file.write(as_markdown(pick(asked), not_asked))
+    lines = "".join(json.dumps(as_value(item)) + "\n" for item in asked)
+    write_bytes(join(output, "questions.jsonl"), lines.encode())
+    write_bytes(join(output, "transcript.md"), as_markdown(pick(asked), not_asked).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from ringworld.data.files import join
 from ringworld.data.tokenizers import Tokenizer
 from ringworld.errors import UserError
 from ringworld.evaluate.asking import Asked, graded
@@ -97,14 +97,14 @@ def vision_figures(
 def write_vision(output: str, vision: HeldOutVision, cells: Sequence[VideoCell], drawn: Drawn) -> None:
     """`video_needle.png` and `samples.png`, each where there is something to show."""
     if cells:
-        draw_video_needle(os.path.join(output, "video_needle.png"), cells, vision.needle.chance)
+        draw_video_needle(join(output, "video_needle.png"), cells, vision.needle.chance)
     if drawn.codes:
         decode = vision.sight.codec.decode
         rows = [
             (wish.caption, decode(wish.codes), decode(codes))
             for wish, codes in zip(vision.wishes, drawn.codes, strict=True)
         ]
-        draw_samples(os.path.join(output, "samples.png"), rows)
+        draw_samples(join(output, "samples.png"), rows)
 
 
 def _loss(before: float | None, after: float | None, tokens: int) -> dict[str, Any]:

@@ -2,27 +2,23 @@
 
 A stage's folder has a manifest.json, which names its recipe, its newest attempt and the stages that it was made from;
 its tokenizer is found by following these. A Hugging Face folder has config.json, safetensors and a tokenizer. Places
-are paths or URLs, as in `ringworld.data.files`, for stages; local paths for Hugging Face folders.
+are paths or URLs, as in `ringworld.data.files`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from ringworld.data.files import join, list_files, read_bytes, read_json
 from ringworld.data.templates import source_of, template_of
 from ringworld.data.tokenizers import Tokenizer, from_huggingface, load_tokenizer
 from ringworld.errors import UserError
-from ringworld.model.config import ModelConfig, RopeConfig
-from ringworld.model.huggingface import read_config
+from ringworld.huggingface.config_json import read_stated
+from ringworld.model.config import ModelConfig
 from ringworld.model.rope import Rope, make_rope
 from ringworld.strict import from_mapping
 
@@ -148,57 +144,20 @@ def _tokenizer_of(run: str, manifest: Mapping[str, Any]) -> str:
 
 
 def _huggingface(place: str, tokenizer: str | None) -> Checkpoint:
-    config = read_config(place)
-    stated = json.loads(read_bytes(join(place, "config.json")))
-    chosen = open_tokenizer(tokenizer or place)
+    stated = read_stated(place)
+    config, chosen = stated.model, open_tokenizer(tokenizer or place)
     _check_vocabulary(chosen, config, place)
     return Checkpoint(
         name=place.rpartition("/")[2],
         config=config,
-        rope=rope_of(stated, config),
+        rope=make_rope(config.rope, config.head_dim),
         weights=place,
-        context=int(stated.get("max_position_embeddings", 2048)),
-        dtype="bfloat16" if stated.get("dtype", stated.get("torch_dtype")) in ("bfloat16", "float16") else "float32",
+        context=stated.context if stated.window is None else min(stated.context, stated.window),
+        dtype=stated.dtype,
         tokenizer=chosen,
         begin=_begin_of(chosen),
-        stop_ids=_stop_ids(place, stated, chosen),
+        stop_ids=_stop_ids(place, stated.eos_ids, chosen),
         template=source_of(chosen),
-    )
-
-
-def rope_of(stated: Mapping[str, Any], config: ModelConfig) -> Rope:
-    """The rotary positions that a config.json states: default, linear, yarn or llama3. UserError for another kind."""
-    told = dict(stated.get("rope_scaling") or {}) | dict(stated.get("rope_parameters") or {})
-    kind = told.get("rope_type") or told.get("type") or "default"
-    theta = config.rope.theta
-    if kind == "default":
-        return make_rope(RopeConfig(theta), config.head_dim)
-    if kind == "linear":
-        return make_rope(RopeConfig(theta, "linear", float(told["factor"])), config.head_dim)
-    original = told.get("original_max_position_embeddings") or stated.get("max_position_embeddings", 0)
-    if kind == "yarn" and not {"mscale", "mscale_all_dim"} & told.keys() and told.get("truncate", True):
-        scaled = RopeConfig(
-            theta, "yarn", float(told["factor"]), int(original),
-            float(told.get("beta_fast") or 32.0), float(told.get("beta_slow") or 1.0),
-        )  # fmt: skip
-        rope = make_rope(scaled, config.head_dim)
-        factor = told.get("attention_factor")
-        return rope if factor is None else rope._replace(magnitude=jnp.float32(factor))
-    if kind == "llama3":
-        return _llama3(make_rope(RopeConfig(theta), config.head_dim), told)
-    raise UserError(
-        f"config.json: rope_type={kind!r} with {sorted(told)} is unknown; known: default, linear, yarn, llama3"
-    )
-
-
-def _llama3(rope: Rope, told: Mapping[str, Any]) -> Rope:
-    """Llama 3.1's stretch: slow pairs by factor, fast ones not, and those between in between by their wave length."""
-    frequencies = np.asarray(rope.frequencies, np.float64)
-    low, high = float(told["low_freq_factor"]), float(told["high_freq_factor"])
-    turns = float(told["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return rope._replace(
-        frequencies=jnp.asarray(frequencies * (kept + (1 - kept) / float(told["factor"])), jnp.float32)
     )
 
 
@@ -210,13 +169,12 @@ def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, place: str) -> 
         )
 
 
-def _stop_ids(place: str, stated: Mapping[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
+def _stop_ids(place: str, stated: tuple[int, ...], tokenizer: Tokenizer) -> frozenset[int]:
     """The ids that end an answer: those of generation_config.json, else of config.json, and the tokenizer's."""
     told: Any = None
     if "generation_config.json" in _names(place):
         told = json.loads(read_bytes(join(place, "generation_config.json"))).get("eos_token_id")
-    told = stated.get("eos_token_id") if told is None else told
-    ids = told if isinstance(told, list) else [] if told is None else [told]
+    ids = told if isinstance(told, list) else stated if told is None else [told]
     return _ends_of(tokenizer) | {int(token) for token in ids}
 
 

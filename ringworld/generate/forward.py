@@ -21,7 +21,7 @@ from ringworld.generate.attend import attend_chunk, attend_tokens
 from ringworld.generate.cache import Cache, LayerCache, Stripes, write_chunk, write_tokens
 from ringworld.model.config import ModelConfig
 from ringworld.model.layout import DIMENSION_AXES, Layout
-from ringworld.model.llama import ONE_LAYER_DIMS, Layer, Params, bind_layer, embed, parameter_dims, rms_norm
+from ringworld.model.llama import Layer, Params, bind_layer, embed, one_layer_dims, parameter_dims, rms_norm
 from ringworld.model.rope import Rope
 from ringworld.model.shard import Shard
 
@@ -53,7 +53,7 @@ def weight_specs(config: ModelConfig) -> Params:
         return jax.tree.map(spec, dims, is_leaf=lambda x: isinstance(x, tuple))
 
     found = {name: specs(dims) for name, dims in parameter_dims(config).items() if name != "layers"}
-    return {**found, "layers": (specs(ONE_LAYER_DIMS),) * config.num_layers}
+    return {**found, "layers": (specs(one_layer_dims(config)),) * config.num_layers}
 
 
 def prepare(config: ModelConfig, params: Params, mesh: Mesh, dtype: jnp.dtype) -> Params:

@@ -205,15 +205,17 @@ def open_sampler(
     context: tokens of a slot; the checkpoint's own when None. dtype: float32 | bfloat16, of products and of the cache;
     that of the checkpoint's training when None.
     """
-    programs = open_programs(checkpoint, mesh, dtype)
+    programs = open_programs(checkpoint, mesh, dtype, context)
     engine = Engine(programs, slots=slots, context=context or checkpoint.context, chunk=chunk)
     return Sampler(engine, checkpoint.tokenizer, checkpoint.stop_ids)
 
 
-def open_programs(checkpoint: Checkpoint, mesh: Mesh, dtype: str | None = None) -> Programs:
-    """A checkpoint's weights on a mesh; dtype as `open_sampler`'s."""
+def open_programs(
+    checkpoint: Checkpoint, mesh: Mesh, dtype: str | None = None, context: int | None = None
+) -> Programs:
+    """A checkpoint's weights on a mesh; dtype and context as `open_sampler`'s."""
     if jax.process_count() > 1:
         raise UserError("ringworld.generate runs in one process; give it one host's devices")
     check(checkpoint.config, mesh.shape)
-    params = load_weights(checkpoint.weights, checkpoint.config, mesh)
+    params = load_weights(checkpoint.weights, checkpoint.config, mesh, sequence=context or checkpoint.context)
     return Programs(checkpoint.config, params, checkpoint.rope, mesh, dtype or checkpoint.dtype)

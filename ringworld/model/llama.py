@@ -33,6 +33,11 @@ LAYER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "query": ("layers", "embed", "heads", "head_dim"),
         "key": ("layers", "embed", "kv_heads", "head_dim"),
         "value": ("layers", "embed", "kv_heads", "head_dim"),
+        "query_bias": ("layers", "heads", "head_dim"),
+        "key_bias": ("layers", "kv_heads", "head_dim"),
+        "value_bias": ("layers", "kv_heads", "head_dim"),
+        "query_norm": ("layers", "head_dim"),
+        "key_norm": ("layers", "head_dim"),
         "output": ("layers", "heads", "head_dim", "embed"),
     },
     "mlp": {
@@ -41,9 +46,6 @@ LAYER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "up": ("layers", "embed", "mlp"),
         "down": ("layers", "mlp", "embed"),
     },
-}
-ONE_LAYER_DIMS: Mapping[str, Any] = {
-    part: {name: dims[1:] for name, dims in weights.items()} for part, weights in LAYER_DIMS.items()
 }
 PARAMETER_DIMS: Mapping[str, Any] = {
     "embedding": ("vocabulary", "embed"),
@@ -110,6 +112,13 @@ class Attention(nnx.Module):
         self.key = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
         self.value = nnx.Param(_normal(rngs, (d, config.num_kv_heads, k)))
         self.output = nnx.Param(_normal(rngs, (config.num_heads, k, d), depth=config.num_layers))
+        self.biased, self.normed = config.qkv_biases, config.head_norms
+        if self.biased:
+            self.query_bias = nnx.Param(jnp.zeros((config.num_heads, k)))
+            self.key_bias = nnx.Param(jnp.zeros((config.num_kv_heads, k)))
+            self.value_bias = nnx.Param(jnp.zeros((config.num_kv_heads, k)))
+        if self.normed:
+            self.query_norm, self.key_norm = nnx.Param(jnp.ones(k)), nnx.Param(jnp.ones(k))
 
     def project(
         self,
@@ -117,19 +126,29 @@ class Attention(nnx.Module):
         positions: jax.Array,
         rope: Rope,
         shard: Shard,
-        weights: tuple[jax.Array, jax.Array, jax.Array],
+        weights: tuple[jax.Array, ...],
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Rotated queries and keys, and values, of these weights, each [batch, gathered tokens, heads, head_dim]."""
+        """Rotated queries and keys, and values, of these `input_weights`, each [batch, gathered tokens, heads,
+        head_dim]."""
         h = shard.gather(rms_norm(x, self.norm[...], self.epsilon))
         positions = shard.gather(positions)
         q, k, v = (
-            product(h, weight.reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:]) for weight in weights
+            product(h, weight.reshape(x.shape[-1], -1)).reshape(*h.shape[:2], *weight.shape[1:])
+            for weight in weights[:3]
         )
+        if self.biased:
+            q, k, v = (found + bias.astype(found.dtype) for found, bias in zip((q, k, v), weights[3:], strict=True))
+        if self.normed:
+            q = rms_norm(q, self.query_norm[...], self.epsilon)
+            k = rms_norm(k, self.key_norm[...], self.epsilon)
         return rotate(q, positions, rope), rotate(k, positions, rope), v
 
-    def input_weights(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The projections of queries, keys and values."""
-        return self.query[...], self.key[...], self.value[...]
+    def input_weights(self) -> tuple[jax.Array, ...]:
+        """The projections of queries, keys and values, and where the model has them their biases."""
+        projections = self.query[...], self.key[...], self.value[...]
+        if not self.biased:
+            return projections
+        return *projections, self.query_bias[...], self.key_bias[...], self.value_bias[...]
 
     def find(
         self,
@@ -138,9 +157,9 @@ class Attention(nnx.Module):
         segments: jax.Array,
         rope: Rope,
         shard: Shard,
-        weights: tuple[jax.Array, jax.Array, jax.Array],
+        weights: tuple[jax.Array, ...],
     ) -> jax.Array:
-        """What the heads of these weights (query, key, value) find, [batch, gathered tokens, heads, head_dim]."""
+        """What the heads of these `input_weights` find, [batch, gathered tokens, heads, head_dim]."""
 
         def project(x: jax.Array, positions: jax.Array, segments: jax.Array) -> Any:
             projected = self.project(x, positions, rope, shard, weights)
@@ -151,12 +170,12 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array, rope: Rope, shard: Shard) -> jax.Array:
         """x and what attention adds to it, [batch, tokens, embed], a group of heads at a time."""
 
-        def of_group(query: jax.Array, key: jax.Array, value: jax.Array, output: jax.Array) -> jax.Array:
-            found = self.find(x, positions, segments, rope, shard, (query, key, value))
+        def of_group(output: jax.Array, *inputs: jax.Array) -> jax.Array:
+            found = self.find(x, positions, segments, rope, shard, inputs)
             return shard.by_chunks(lambda found: merge(found, output, shard), found)
 
-        weights = *self.input_weights(), self.output[...]
-        return shard.by_head_groups(of_group, x, weights, head_axes=(1, 1, 1, 0))
+        weights = self.output[...], *self.input_weights()
+        return shard.by_head_groups(of_group, x, weights, head_axes=(0, 1, 1, 1, 0, 0, 0)[: len(weights)])
 
 
 def merge(found: jax.Array, output: jax.Array, shard: Shard) -> jax.Array:
@@ -239,6 +258,7 @@ class Llama(nnx.Module):
         tokens, positions, segments: int32 [batch, tokens].
         """
         graph, state = nnx.split(self.layers)
+        dims = one_layer_dims(self.config)
 
         def lookup(shard: Shard, table: jax.Array, _: Rope, tokens: jax.Array) -> jax.Array:
             return embed(tokens, table, shard)
@@ -247,7 +267,7 @@ class Llama(nnx.Module):
             def local(shard: Shard, weights: Params, rope: Rope, x: jax.Array, *tokens: jax.Array) -> jax.Array:
                 return _filled(graph, state, weights)(x, *tokens, rope, shard)
 
-            return layout.per_shard(local, weights, ONE_LAYER_DIMS, rope, x, positions, segments)
+            return layout.per_shard(local, weights, dims, rope, x, positions, segments)
 
         x = layout.per_shard(lookup, self.embedding[...], PARAMETER_DIMS["embedding"], rope, tokens)
         if self.config.vision_vocabulary:
@@ -299,9 +319,28 @@ def _filled(graph: Any, state: nnx.State, params: Params) -> Any:
 
 
 def parameter_dims(config: ModelConfig) -> Mapping[str, Any]:
-    """PARAMETER_DIMS without what this config lacks (a tied model's head, vision): the same tree as its parameters."""
-    lacking = {"head": config.tied_embeddings, "vision": not config.vision_vocabulary}
-    return {name: dims for name, dims in PARAMETER_DIMS.items() if not lacking.get(name)}
+    """PARAMETER_DIMS without what this config lacks: the same tree as its parameters."""
+    lacking: set[str] = set()
+    if config.tied_embeddings:
+        lacking |= {"head"}
+    if not config.vision_vocabulary:
+        lacking |= {"vision"}
+    if not config.qkv_biases:
+        lacking |= {"query_bias", "key_bias", "value_bias"}
+    if not config.head_norms:
+        lacking |= {"query_norm", "key_norm"}
+    layers = {part: _without(lacking, weights) for part, weights in LAYER_DIMS.items()}
+    return _without(lacking, {**PARAMETER_DIMS, "layers": layers})
+
+
+def one_layer_dims(config: ModelConfig) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    """The dimensions of one layer's weights: those of `parameter_dims` without their leading axis."""
+    layers = parameter_dims(config)["layers"]
+    return {part: {name: dims[1:] for name, dims in weights.items()} for part, weights in layers.items()}
+
+
+def _without(lacking: set[str], weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: of for name, of in weights.items() if name not in lacking}
 
 
 def count_parameters(config: ModelConfig) -> int:

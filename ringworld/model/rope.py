@@ -24,19 +24,34 @@ class Rope(NamedTuple):
 
 
 def make_rope(config: RopeConfig, head_dim: int) -> Rope:
-    """The frequencies of a config: theta^(-2i / head_dim), stretched as `config.scaling` says."""
+    """The frequencies of a config, with d = head_dim, f = factor and w_i = theta^(-2i / d), i = 0 .. d/2 - 1:
+
+    none      w_i (Su et al. 2021, arXiv 2104.09864)
+    linear    w_i / f: positions interpolated (Chen et al. 2023, arXiv 2306.15595)
+    ntk       w_i of base theta f^(d / (d - 2)) (bloc97 2023; eq. 16 of arXiv 2309.00071). One base for every length:
+              what `dynamic` scaling has at a length of f times the first. A model that is trained or compared at one
+              length has no use for a base that changes while it reads.
+    yarn      NTK by parts, and a temperature: eq. 17-23 of arXiv 2309.00071, see `_yarn`
+    llama3    by parts, blended in the number of turns: section 3.4.1 of arXiv 2407.21783, see `_llama3`
+    """
     exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     theta, magnitude = config.theta, 1.0
     if config.scaling == "ntk":
-        # One base for all pairs, so that the slowest pair is stretched by factor and the fastest not at all.
-        theta *= config.factor ** (head_dim / (head_dim - 2))
+        theta = ntk_base(config, head_dim)
     frequencies = theta**-exponents
     if config.scaling == "linear":
         frequencies = frequencies / config.factor
     if config.scaling == "yarn":
         frequencies = _yarn(frequencies, config, head_dim)
-        magnitude = 0.1 * math.log(config.factor) + 1.0
+        magnitude = config.attention_factor or 0.1 * math.log(config.factor) + 1.0
+    if config.scaling == "llama3":
+        frequencies = _llama3(frequencies, config)
     return Rope(jnp.asarray(frequencies, jnp.float32), jnp.asarray(magnitude, jnp.float32))
+
+
+def ntk_base(config: RopeConfig, head_dim: int) -> float:
+    """The base with which the slowest pair is stretched by factor and the fastest not at all."""
+    return config.theta * config.factor ** (head_dim / (head_dim - 2))
 
 
 def rotate(x: jax.Array, positions: jax.Array, rope: Rope) -> jax.Array:
@@ -62,3 +77,12 @@ def _yarn(frequencies: np.ndarray, config: RopeConfig, head_dim: int) -> np.ndar
     high = min(math.ceil(pair_of(config.beta_slow)), head_dim - 1)
     stretched = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 1e-3), 0, 1)
     return frequencies * (1 - stretched) + frequencies / config.factor * stretched
+
+
+def _llama3(frequencies: np.ndarray, config: RopeConfig) -> np.ndarray:
+    """Pairs with at most `low_frequency_factor` turns in the first context are slowed by factor, those with at least
+    `high_frequency_factor` stay, and those between are blended by their turns."""
+    turns = config.original_length * frequencies / (2 * math.pi)
+    low, high = config.low_frequency_factor, config.high_frequency_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequencies * (kept + (1 - kept) / config.factor)

@@ -48,8 +48,10 @@ class Shard:
         """The whole of a weight over its embed dimension, from this shard's float32 part; still split over tensor.
 
         Matrices come with the precision of `dtype` but typed float32, so that gradients of many chunks and shards are
-        summed in float32; the compiler folds the pair of casts.
+        summed in float32; the compiler folds the pair of casts. A weight without that dimension is whole already.
         """
+        if "embed" not in dims:
+            return part
         dtype = self.dtype if part.ndim > 1 else jnp.dtype(jnp.float32)
         return _gathered(self.weight_axes, tuple(dims).index("embed"), dtype, part)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from ringworld.command import guarded, process_parser
 
@@ -11,7 +12,7 @@ def main(arguments: list[str]) -> int:
     """Parse, join the job, train. Returns the exit code."""
     parser = process_parser("ringworld.train", "Train one stage.")
     parser.add_argument("--state", required=True, metavar="DIR", help="checkpoints and progress.jsonl; resumed from")
-    options = parser.parse_args(arguments)
+    options, begun = parser.parse_args(arguments), time.time()
 
     def work() -> int:
         # Imported here: a wrong word is answered without waiting for JAX.
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
         join(options.coordinator, options.num_processes, options.process_id, job.options.compilation_cache)
         from ringworld.train.trainer import train
 
-        return train(job, options.state, mesh)
+        return train(job, options.state, mesh, begun)
 
     return guarded(work)
 

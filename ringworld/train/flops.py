@@ -28,7 +28,7 @@ PEAK_FLOPS: tuple[tuple[str, float], ...] = (
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """Weights that take part in a matrix product for every token: all but norms and the embedding lookup.
+    """Weights that take part in a matrix product for every token: all but norms, biases and the embedding lookup.
 
     Of a model with two vocabularies both projections: tokens of both lie among each other, so that a chunk of them
     meets both."""

@@ -29,7 +29,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW. Norm scales (stacked vectors) are not decayed, as in Llama's training."""
+    """AdamW. Norm scales (stacked vectors) and biases are not decayed, as in Llama's training."""
     return optax.adamw(
         learning_rate(config, steps),
         b1=config.beta1,
@@ -41,4 +41,4 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def _decayed(params: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "norm", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: not path[-1].key.endswith(("norm", "bias")), params)

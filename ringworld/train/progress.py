@@ -11,15 +11,19 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from ringworld.data.files import read_if_there
+from ringworld.data.lines import LineFile
 
 
 @dataclass(frozen=True)
 class Record:
     """One step. tokens: cumulative over the stage. seconds: of this step. mfu: model FLOPs over peak, 0..1.
 
-    data_wait: seconds that the trainer waited for the step's batch. loss_text, loss_vision: the mean over the targets
-    of either vocabulary, of a model that has both; None where the step has no such target.
+    data_wait: seconds that the trainer waited for the step's batch. save, compile: those of `seconds` in which the loop
+    stood still for a save that was begun before the step, or for the compilation of this step or the next. loss_text,
+    loss_vision: the mean over the targets of either vocabulary, of a model that has both; None where the step has no
+    such target.
     """
 
     step: int
@@ -32,16 +36,19 @@ class Record:
     mfu: float
     time: float
     data_wait: float = 0.0
+    save: float = 0.0
+    compile: float = 0.0
     loss_text: float | None = None
     loss_vision: float | None = None
 
 
 def read_progress(path: str | os.PathLike[str]) -> list[Record]:
-    """The records of a file, oldest first; none when it does not exist. A last line cut short by a crash is dropped."""
-    if not os.path.exists(path):
-        return []
+    """The records of a file, oldest first; none when it does not exist. A last line cut short by a crash is dropped.
+
+    path: local, or a URL.
+    """
     records = []
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    lines = (read_if_there(os.fspath(path)) or b"").decode().split("\n")
     for number, line in enumerate(lines):
         if not line:
             continue
@@ -54,22 +61,25 @@ def read_progress(path: str | os.PathLike[str]) -> list[Record]:
 
 
 class ProgressLog:
-    """Appends records of this run after `resumed_step`; what an earlier process wrote beyond it is cut off."""
+    """Appends records of this run after `resumed_step`; what an earlier process wrote beyond it is cut off.
+
+    records: of all steps that count. discarded: what was cut off, steps to be trained again.
+    """
 
     def __init__(self, path: str | os.PathLike[str], resumed_step: int) -> None:
-        self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [record for record in read_progress(self._path) if record.step <= resumed_step]
-        scratch = self._path.with_suffix(".rewriting")
-        scratch.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(scratch, self._path)
-        self.records = kept
+        found = read_progress(path)
+        self.records = [record for record in found if record.step <= resumed_step]
+        self.discarded = [record for record in found if record.step > resumed_step]
+        self._file = LineFile(os.fspath(path), map(_line, self.records))
 
     def append(self, record: Record) -> None:
-        """Write one record; it is in the file (not only in a buffer) when this returns."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_line(record))
+        """Write one record; in a local folder it is in the file when this returns, on object storage seconds later."""
+        self._file.append(_line(record))
         self.records.append(record)
+
+    def flush(self) -> None:
+        """Returns when every record is on storage: call it before a checkpoint of the last step becomes durable."""
+        self._file.flush()
 
 
 def now() -> float:

@@ -104,8 +104,12 @@ class TrainInputs:
 class TrainOptions:
     """How to run a job on this machine. Nothing here changes what is learned, beyond the order of float additions.
 
-    save_every        steps between checkpoints
-    keep              how many checkpoints stay
+    save_every        steps between checkpoints; 0: they go by time alone
+    save_seconds      seconds between checkpoints, beside save_every; auto: what loses least (ringworld.train.cadence),
+                      within save_seconds_least and save_seconds_most; 0: they go by steps alone
+    keep              how many checkpoints stay, of the newest
+    keep_every        steps between further checkpoints that stay; 0: none
+    notices           gce: a preemption or maintenance that the machine announces is a request to stop
     memory            what the forward pass keeps for the backward pass, and where: ringworld.model.memory
     attention         the backend: auto (the best for the platform) | xla | pallas_tpu | pallas_gpu
     optimizer_on      where the optimizer's moments wait between updates: device | host
@@ -120,7 +124,12 @@ class TrainOptions:
     """
 
     save_every: int = 100
+    save_seconds: float | Literal["auto"] = 0.0
+    save_seconds_least: float = 60.0
+    save_seconds_most: float = 1800.0
     keep: int = 2
+    keep_every: int = 0
+    notices: Literal["none", "gce"] = "none"
     memory: Memory = field(default_factory=Memory)
     attention: Literal["auto", "xla", "pallas_tpu", "pallas_gpu"] = "auto"
     optimizer_on: Literal["device", "host"] = "device"
@@ -134,9 +143,20 @@ class TrainOptions:
     compiler: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("save_every", "keep", "loss_chunk"):
+        for name in ("keep", "loss_chunk"):
             if getattr(self, name) < 1:
                 raise UserError(f"options.{name}={getattr(self, name)}: must be 1 or more")
+        seconds = 1.0 if self.save_seconds == "auto" else self.save_seconds
+        if min(self.save_every, seconds, self.keep_every) < 0 or not (self.save_every or seconds):
+            raise UserError(
+                f"options.save_every={self.save_every}, save_seconds={self.save_seconds}, "
+                f"keep_every={self.keep_every}: none may be below 0, and one of the first two must be above it"
+            )
+        if not 0 < self.save_seconds_least <= self.save_seconds_most:
+            raise UserError(
+                f"options.save_seconds_least={self.save_seconds_least}, save_seconds_most={self.save_seconds_most}: "
+                f"the least must be above 0 and not above the most"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ passes from one shape to another by being called another name.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +24,8 @@ from ringworld.data.loader import Loader
 from ringworld.data.shapes import Cost, Split, StepShapes, choose, refuse, splits
 from ringworld.mesh import AXES
 from ringworld.train.recipe import TrainOptions, TrainRecipe
-from ringworld.train.step import State, TrainStep, check_batch
+from ringworld.train.sessions import SessionLog
+from ringworld.train.step import Arrays, Metrics, State, TrainStep, check_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,32 @@ class ShapedSteps:
 
     def split_at(self, step: int) -> Split:
         return self.splits[self.plan.of_step[step]]
+
+
+class Programs:
+    """The compiled step of every shape, compiled when its first step comes."""
+
+    def __init__(self, shaped: ShapedSteps, session: SessionLog) -> None:
+        self._shaped, self._session = shaped, session
+        self._compiled: dict[int, tuple[Any, State]] = {}
+
+    def is_new(self, step: int) -> bool:
+        return int(self._shaped.plan.of_step[step]) not in self._compiled
+
+    def step(self, step: int, state: State, batch: Arrays) -> tuple[State, Metrics]:
+        """The state after a step, counted from 0, and its metrics; the given state is used up."""
+        if not self.is_new(step):
+            compiled, shardings = self._compiled[int(self._shaped.plan.of_step[step])]
+            return compiled(renamed(state, shardings), batch)
+        began, own = time.perf_counter(), self._shaped.step_at(step)
+        sizes = ", ".join(f"{axis}={size}" for axis, size in own.mesh.shape.items() if size > 1) or "one device"
+        rows, sequence = batch.tokens.shape
+        print(f"step {step + 1}: compiling rows of {sequence} x {rows} on {sizes}", file=sys.stderr, flush=True)
+        compiled, shardings = own.compiled(), own.state_shardings()
+        self._compiled[int(self._shaped.plan.of_step[step])] = compiled, shardings
+        result = compiled(renamed(state, shardings), batch)
+        self._session.compiled(time.perf_counter() - began)  # the step itself was only begun
+        return result
 
 
 def describe(shaped: ShapedSteps, loader: Loader) -> dict[str, Any]:

@@ -8,8 +8,7 @@ loss or gradient that is not finite stops the job before it can reach a checkpoi
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import os
 import sys
 import time
@@ -18,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from ringworld.data.files import write_json
 from ringworld.data.loader import Batch, Loader, Part, prefetch
 from ringworld.data.plan import PackingPlan
 from ringworld.data.stores import open_stores
@@ -30,11 +29,13 @@ from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import ROWS, MeshSpec, make_mesh
 from ringworld.planning.expected import expected, peak_bytes
 from ringworld.train.checkpoint import Checkpoints, save_params
-from ringworld.train.flops import device_peak_flops, training_flops
-from ringworld.train.progress import ProgressLog, Record, now
+from ringworld.train.notice import Notices
 from ringworld.train.recipe import TrainJob
-from ringworld.train.shapes import ShapedSteps, describe, renamed, shaped_steps
-from ringworld.train.step import Arrays, Metrics, State, TrainStep
+from ringworld.train.recorder import Recorder
+from ringworld.train.saves import Saves
+from ringworld.train.sessions import SessionLog
+from ringworld.train.shapes import Programs, ShapedSteps, describe, shaped_steps
+from ringworld.train.step import Arrays, State, TrainStep
 from ringworld.train.vigil import StopRequest, Vigil
 from ringworld.train.vocabularies import check_vocabularies
 from ringworld.train.weights import load_weights
@@ -42,22 +43,34 @@ from ringworld.train.weights import load_weights
 SAVE_SECONDS = 1800.0  # patience for writing the last checkpoint
 
 
-def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec) -> int:
-    """Run the job to its end or to a request to stop; returns the exit code. Every process of the job calls it."""
+def train(job: TrainJob, state_dir: str, mesh_spec: MeshSpec, begun: float | None = None) -> int:
+    """Run the job to its end or to a request to stop; returns the exit code. Every process of the job calls it.
+
+    begun: when this process began, seconds since the epoch; now, where it is not given.
+    """
     options = job.options
-    with Vigil(options.stall_seconds, options.startup_seconds) as vigil, StopRequest() as stop:
-        return _train(job, state_dir, make_mesh(mesh_spec), vigil, stop)
+    session = SessionLog(state_dir, begun or time.time(), jax.process_count(), writes=jax.process_index() == 0)
+    notices = Notices() if options.notices == "gce" else contextlib.nullcontext()
+    with (
+        Vigil(options.stall_seconds, options.startup_seconds, session.stalled) as vigil,
+        StopRequest() as stop,
+        notices,
+        session,
+    ):
+        return _train(job, state_dir, make_mesh(mesh_spec), vigil, stop, session)
 
 
-def _train(job: TrainJob, state_dir: str, mesh: Mesh, vigil: Vigil, stop: StopRequest) -> int:
+def _train(job: TrainJob, state_dir: str, mesh: Mesh, vigil: Vigil, stop: StopRequest, session: SessionLog) -> int:
     options = job.options
     loader = open_loader(job)
     shaped = shaped_steps(job.recipe, options, mesh, loader)
     _write(job, "steps.json", describe(shaped, loader))
-    programs = Programs(shaped)
-    with Checkpoints(state_dir, options.keep) as checkpoints:
-        first, state = begin(job, shaped.steps[0], checkpoints)
-        recorder = Recorder(job, loader, mesh, state_dir, first)
+    programs = Programs(shaped, session)
+    with Checkpoints(state_dir, options.keep, options.keep_every) as checkpoints:
+        first, state, damaged = begin(job, shaped.steps[0], checkpoints)
+        recorder = Recorder(job, loader, mesh, state_dir, first, session)
+        session.ready(first or None, damaged, [record.seconds for record in recorder.discarded])
+        saves = Saves(checkpoints, options, session)
         longest = shaped.steps[0]
         planned = expected(longest.recipe, longest.options, longest.mesh, _typical_pairs(loader, job.recipe.steps))
         done = first
@@ -67,52 +80,29 @@ def _train(job: TrainJob, state_dir: str, mesh: Mesh, vigil: Vigil, stop: StopRe
             state, metrics = programs.step(done - 1, state, batch)
             recorder.finished(done, metrics, waited)
             vigil.beat()
-            stopping = stop.reached(done)
-            if done % options.save_every == 0 or stopping or done == job.recipe.steps:
-                recorder.flush()
+            due, stopping = saves.due(done), stop.reached(done)
+            if due or stopping or done == job.recipe.steps:
+                recorder.settle()
                 vigil.grant(max(SAVE_SECONDS, options.stall_seconds))
-                if checkpoints.latest_step() != done:
-                    checkpoints.save(done, state)
+                saves.save(done, state)
                 vigil.beat()
             if stopping and done < job.recipe.steps:
-                checkpoints.wait()
+                saves.settle()
+                session.ended("preempted")
                 print(f"asked to stop: step {done} is saved", file=sys.stderr, flush=True)
                 return PREEMPTED
         vigil.grant(SAVE_SECONDS)
-        checkpoints.wait()
+        saves.settle()
         save_params(os.path.join(job.inputs.output, "params"), state["params"])
         _write(job, "expected.json", {**vars(planned), "peak_bytes": peak_bytes()})
+    session.ended("done")
     return DONE
-
-
-class Programs:
-    """The compiled step of every shape, compiled when its first step comes."""
-
-    def __init__(self, shaped: ShapedSteps) -> None:
-        self._shaped = shaped
-        self._compiled: dict[int, tuple[Any, State]] = {}
-
-    def is_new(self, step: int) -> bool:
-        return int(self._shaped.plan.of_step[step]) not in self._compiled
-
-    def step(self, step: int, state: State, batch: Arrays) -> tuple[State, Metrics]:
-        """The state after a step, counted from 0, and its metrics; the given state is used up."""
-        shape = int(self._shaped.plan.of_step[step])
-        if shape not in self._compiled:
-            own = self._shaped.steps[shape]
-            self._compiled[shape] = own.compiled(), own.state_shardings()
-            sizes = ", ".join(f"{axis}={size}" for axis, size in own.mesh.shape.items() if size > 1) or "one device"
-            rows, sequence = batch.tokens.shape
-            print(f"step {step + 1}: compiling rows of {sequence} x {rows} on {sizes}", file=sys.stderr, flush=True)
-        compiled, shardings = self._compiled[shape]
-        return compiled(renamed(state, shardings), batch)
 
 
 def _write(job: TrainJob, name: str, content: Any) -> None:
     """A small file beside the weights, by the first process."""
     if jax.process_index() == 0:
-        with open(os.path.join(job.inputs.output, name), "w", encoding="utf-8") as file:
-            json.dump(content, file)
+        write_json(os.path.join(job.inputs.output, name), content)
 
 
 def _typical_pairs(loader: Loader, steps: int, looked_at: int = 32) -> float:
@@ -132,18 +122,20 @@ def open_loader(job: TrainJob) -> Loader:
     return Loader(store, plan, seed=recipe.seed, rows_per_batch=recipe.rows)
 
 
-def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int, State]:
-    """The step already done and the state after it: the newest checkpoint's, else what the recipe's `init` says."""
-    newest = checkpoints.latest_step()
-    if newest is not None:
-        print(f"resuming at step {newest}", file=sys.stderr, flush=True)
-        return newest, checkpoints.restore(newest, step.abstract_state())
+def begin(job: TrainJob, step: TrainStep, checkpoints: Checkpoints) -> tuple[int, State, tuple[int, ...]]:
+    """The step already done, the state after it, and the damaged checkpoints beyond it: the newest sound checkpoint's
+    state, else what the recipe's `init` says."""
+    found = checkpoints.restore_newest(step.abstract_state())
+    if found is not None:
+        print(f"resuming at step {found.step}", file=sys.stderr, flush=True)
+        return found.step, found.state, found.damaged
     recipe = job.recipe
     if recipe.init == "scratch":
-        return 0, step.init(jax.random.key(recipe.seed))
+        return 0, step.init(jax.random.key(recipe.seed)), ()
     if job.inputs.params is None:
         raise UserError(f"init={recipe.init}, but inputs.params names no weights to start from")
-    return 0, step.start_from(load_weights(job.inputs.params, recipe.model, step.mesh, new_rows=recipe.seed))
+    weights = load_weights(job.inputs.params, recipe.model, step.mesh, new_rows=recipe.seed, sequence=recipe.sequence)
+    return 0, step.start_from(weights), ()
 
 
 def feed(loader: Loader, shaped: ShapedSteps, first: int, last: int) -> Iterator[Arrays]:
@@ -193,77 +185,6 @@ class _Held:
             return local[_within(index[0], self.rows, self.shape[0]), _within(index[1], self.columns, self.shape[1])]
 
         return jax.make_array_from_callback(self.shape, self.sharding, piece)
-
-
-@dataclass
-class _Pending:
-    step: int
-    metrics: Metrics
-    waited: float
-
-
-class Recorder:
-    """Turns metrics into records one step late, so that reading a loss never makes the device wait for the host."""
-
-    def __init__(self, job: TrainJob, loader: Loader, mesh: Mesh, state_dir: str, first: int) -> None:
-        self._job, self._loader = job, loader
-        self._writes = jax.process_index() == 0
-        self._log = ProgressLog(os.path.join(state_dir, "progress.jsonl"), first) if self._writes else None
-        device = mesh.devices.flat[0]
-        self._peak = device_peak_flops(device, jnp.dtype(job.recipe.dtype)) * mesh.devices.size
-        self._pending: _Pending | None = None
-        self._clock = time.perf_counter()
-
-    def finished(self, step: int, metrics: Metrics, waited: float) -> None:
-        """A step has been dispatched, after `waited` seconds for its batch: record the one before it."""
-        self.flush()
-        self._pending = _Pending(step, metrics, waited)
-
-    def flush(self) -> None:
-        """Wait for the pending step and record it. UserError, naming step and batch, when it is not finite."""
-        if self._pending is None:
-            return
-        step, metrics, waited = self._pending.step, self._pending.metrics, self._pending.waited
-        metrics = jax.device_get(metrics)
-        loss, norm, rate = float(metrics.loss), float(metrics.gradient_norm), float(metrics.learning_rate)
-        self._pending = None
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(self._not_finite(step, loss, norm))
-        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        if self._log is not None:
-            recipe = self._job.recipe
-            flops = training_flops(recipe.model, recipe.batch_tokens, self._loader.attention_pairs(step - 1))
-            self._log.append(
-                Record(
-                    step=step,
-                    tokens=step * recipe.batch_tokens,
-                    loss=loss,
-                    gradient_norm=norm,
-                    learning_rate=rate,
-                    seconds=round(seconds, 4),
-                    tokens_per_second=round(recipe.batch_tokens / seconds, 1),
-                    mfu=round(flops / seconds / self._peak, 4),
-                    time=now(),
-                    data_wait=round(waited, 4),
-                    **_losses(metrics.losses),
-                )
-            )
-
-    def _not_finite(self, step: int, loss: float, norm: float) -> str:
-        loader = self._loader
-        rows = loader.rows_at(step - 1)
-        rate = self._job.recipe.optimizer.learning_rate
-        return (
-            f"step {step}: loss={loss}, gradient norm={norm}. Its batch is rows {rows.tolist()} of the packing plan. "
-            f"The checkpoints before it are kept; lower optimizer.learning_rate (now {rate}), lengthen warmup_steps, "
-            f"or look at these rows"
-        )
-
-
-def _losses(losses: np.ndarray) -> dict[str, float]:
-    """By vocabulary, of a model that has two."""
-    named = zip(("loss_text", "loss_vision"), losses.tolist(), strict=False) if len(losses) > 1 else ()
-    return {name: loss for name, loss in named if not math.isnan(loss)}
 
 
 def _bounds(slices: list[slice], size: int) -> slice:

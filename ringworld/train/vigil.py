@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,10 +29,12 @@ HEARTBEAT_VARIABLE = "RINGWORLD_HEARTBEAT"  # a file: touched while this process
 
 class Vigil:
     """One at a time in a process. `beat()` after every finished step; `startup_seconds` bounds the time to the first
-    of them."""
+    of them. `on_stall` is called before a stalled process is ended; it must come back."""
 
-    def __init__(self, stall_seconds: float, startup_seconds: float) -> None:
-        self._stall, self._allowed = stall_seconds, startup_seconds
+    def __init__(
+        self, stall_seconds: float, startup_seconds: float, on_stall: Callable[[], None] = lambda: None
+    ) -> None:
+        self._stall, self._allowed, self._on_stall = stall_seconds, startup_seconds, on_stall
         self._last = time.monotonic()
         self._parent = int(os.environ.get(PARENT_VARIABLE, "0"))
         self._heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
@@ -69,6 +72,7 @@ class Vigil:
             if silent > self._allowed:
                 print(f"no step finished for {silent:.0f} s; every thread's stack follows", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
+                self._on_stall()
                 os._exit(STALLED)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from ringworld.data.files import read_if_there
+from ringworld.data.lines import LineFile
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,7 @@ class VQRecord:
 
 def read_vqgan_progress(path: str | os.PathLike[str]) -> list[VQRecord]:
     """The records of a progress.jsonl, oldest first; none when there is no file. A last line cut short is dropped."""
-    if not os.path.exists(path):
-        return []
-    lines, records = Path(path).read_text(encoding="utf-8").splitlines(), []
+    lines, records = (read_if_there(os.fspath(path)) or b"").decode().splitlines(), []
     for number, line in enumerate(lines):
         try:
             stated = json.loads(line)
@@ -51,16 +51,16 @@ class VQLog:
     """The progress file of this run after `resumed`; what an earlier process wrote beyond it is cut off."""
 
     def __init__(self, path: str, resumed: int) -> None:
-        self._path = path
         self.records = [record for record in read_vqgan_progress(path) if record.step <= resumed]
-        scratch = f"{path}.rewriting"
-        Path(scratch).write_text("".join(map(self._line, self.records)), encoding="utf-8")
-        os.replace(scratch, path)
+        self._file = LineFile(path, map(self._line, self.records))
 
     def append(self, record: VQRecord) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(self._line(record))
+        self._file.append(self._line(record))
         self.records.append(record)
+
+    def flush(self) -> None:
+        """Returns when every record is on storage."""
+        self._file.flush()
 
     @staticmethod
     def _line(record: VQRecord) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ringworld.data.files import join
 from ringworld.data.loader import prefetch
 from ringworld.errors import UserError
 from ringworld.mesh import BATCH_AXES, MeshSpec, make_mesh
@@ -78,14 +78,10 @@ def train_vqgan(
         _check(batch, (recipe.batch, side, side, 3), f"the batch of step {step}")
         return jax.device_put(batch, shared)
 
-    os.makedirs(folder, exist_ok=True)
     with Checkpoints(folder, options.keep) as checkpoints:
-        begun = checkpoints.latest_step() or 0
-        if begun:
-            state = checkpoints.restore(begun, _abstract(recipe, whole))
-        else:
-            state = jax.device_put(init_state(recipe), whole)
-        since = _Since(recipe, held_out, VQLog(os.path.join(folder, PROGRESS), begun))
+        found = checkpoints.restore_newest(_abstract(recipe, whole))
+        begun, state = (found.step, found.state) if found else (0, jax.device_put(init_state(recipe), whole))
+        since = _Since(recipe, held_out, VQLog(join(folder, PROGRESS), begun))
         for done, batch in enumerate(prefetch(placed, begun, recipe.steps), start=begun + 1):
             step = (step_judged if recipe.judged(done - 1) else step_alone)(recipe, state, batch)
             state = step.state
@@ -95,6 +91,7 @@ def train_vqgan(
                 since.record(done, state.params)
             if done % options.save_every == 0 or last or leaving:
                 since.losses(done)
+                since.log.flush()
                 checkpoints.save(done, state)
             if leaving and not last:
                 return None

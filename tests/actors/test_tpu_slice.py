@@ -63,6 +63,17 @@ def test_a_slice_is_taken_whole_and_given_back(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("tpu_node")
+def test_one_chip_of_a_host_is_taken_and_the_others_stay_free(tmp_path: Path) -> None:
+    script = f"import os\nopen('{tmp_path}/chips', 'w').write(os.environ['TPU_VISIBLE_CHIPS'])\n"
+    chip = Placement(1, {"TPU": 1, "CPU": 1}, "tpu", topology="1x1x1", accelerator="v4")
+    with Gang(chip, "chip") as gang:
+        ended = gang.run(["-c", script], log_dir=str(tmp_path / "logs"), stop=threading.Event())
+        assert ended.kind == "done", ended
+        assert ray.available_resources().get("TPU", 0) == 3
+    assert (tmp_path / "chips").read_text() in list("0123")
+
+
 def test_hosts_that_do_not_match_the_topology_are_refused(cluster: RayCluster, tmp_path: Path) -> None:
     wrong = Placement(3, {"TPU": 4, "CPU": 1}, "tpu", topology="2x2x2", accelerator="v4")
     with Gang(wrong, "slice") as gang, pytest.raises(UserError, match=r"hosts=3: 1 slice\(s\) '2x2x2'.* have 2 hosts"):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from infra.advice import CLASSES, OFTEN
 from infra.console import Console, duration, plain, print_plan, seconds_left
 from infra.plan import plan
-from infra.retries import Failure, Stop
+from infra.retries import Again, Failure, Stop
 from infra.runner import run
 from infra.stage import Result, StageContext
 from infra.storage import Store
@@ -71,6 +72,17 @@ def test_a_final_failure_shows_the_end_of_its_log():
     assert "crashed: exit 1" in out.getvalue()
     assert "line 99" in out.getvalue()
     assert "line 79" not in out.getvalue()
+    assert out.getvalue().splitlines()[-1].partition(" advice: ")[2] == CLASSES["crashed"]
+
+
+def test_only_frequent_preemptions_are_worth_advice():
+    out = io.StringIO()
+    console = Console(out)
+    for _ in range(OFTEN):
+        console.on_failure(stage("a"), Failure("preempted", "asked to leave", 5), Again(1.0, "after checkpoint 5"))
+    advice = [line for line in out.getvalue().splitlines() if "advice" in line]
+    assert len(advice) == 1
+    assert f"Preempted {OFTEN} times" in advice[0]
 
 
 @pytest.mark.parametrize("file", [io.StringIO(), Terminal()])

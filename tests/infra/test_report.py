@@ -149,6 +149,7 @@ def test_a_finished_run_is_shown_whole(store, stages):
     assert [title.text for title in soup.find_all("h2")] == [
         "Stages",
         "Training",
+        "Where the time went",
         "Does it use the longer context?",
         "Needles and loss by position",
         "Data",
@@ -161,7 +162,7 @@ def test_a_finished_run_is_shown_whole(store, stages):
     assert len(soup.select("svg.graph g.reused")) == 1
     assert len(soup.select("svg.chart")) == 2
     assert [label.text for label in soup.select("svg.chart")[0].select("text.label")] == ["512", "1K", "2K", "4K", "8K"]
-    table = soup.find("table")
+    table = soup.find("h2", string="Does it use the longer context?").find_next("table")
     rows = [[cell.text for cell in row.find_all("td")] for row in table.find_all("tr") if row.find("td")]
     assert rows[0][:6] == ["eval-512", "512", "6.910", "3.600", "-3.310", "—"]
     assert rows[4] == ["eval-8k", "8K", "3.300", "3.200", "-0.100", "past 4K", "3.900", "3.100", "-0.800", "8%", "22%"]

@@ -226,6 +226,17 @@ def test_a_crash_is_retried_in_the_same_series_and_leaves_its_traceback(store: S
     assert [state for _, state in witness.states] == ["waiting", "running", "retrying", "running", "finished"]
 
 
+def test_what_a_library_repeats_of_a_secret_is_in_no_failure(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WRITER_KEY", "canary-5e1f")
+    witness = Witness()
+    errors = [ValueError("https://me:canary-5e1f@host"), StageFailure("crashed", "403", "key canary-5e1f", None)]
+    assert quick([stage("a", 1, failing(*errors))], store, observer=witness).ok
+    left = [Path(store.attempt_url("a", attempt), "error.txt").read_text() for attempt in (1, 2)]
+    assert all("[redacted]" in text for text in left)
+    assert len(witness.failures) == 2
+    assert "canary" not in f"{left} {witness.failures}"
+
+
 def test_attempts_stop_after_three_without_progress_and_go_on_while_checkpoints_advance(store: Store):
     stuck = quick([stage("a", 1, failing(*[StageFailure("stalled", "hung", "", 5) for _ in range(9)]))], store)
     assert stuck.failures["a"] == Failure("stalled", "hung", 5)

@@ -82,6 +82,16 @@ def test_a_recipe_becomes_plain_json():
     assert canonical(recipe) == {"field": [1, "x", None, True, {"theta": 2.0}, {"k": [1.5]}]}
 
 
+def test_a_field_that_a_recipe_gained_is_no_part_of_it_while_it_has_its_default():
+    @dataclasses.dataclass(frozen=True)
+    class Gained:
+        size: int
+        later: bool = dataclasses.field(default=False, metadata={"identity": "unless default"})
+
+    assert canonical(Gained(3)) == {"size": 3}
+    assert canonical(Gained(3, later=True)) == {"size": 3, "later": True}
+
+
 @pytest.mark.parametrize("name", ["", "-a", "a-", "a b", "a/b", "..", "a_b", "ä"])
 def test_a_name_that_is_no_folder_is_refused(name: str):
     with pytest.raises(UserError, match="letters, digits"):

@@ -86,6 +86,8 @@ def test_a_finished_stage_is_a_nested_run_with_params_steps_figures_and_files(st
     assert losses(client, child) == expected_losses(store, stage)
     assert child.data.metrics["figures/final_loss"] == 2.25
     assert child.data.metrics["figures/seconds"] == 42.0
+    assert 0 < child.data.metrics["figures/goodput"] < 1
+    assert child.data.metrics["figures/goodput_lost_other_seconds"] > 0
     assert not {"figures/name", "figures/good"} & set(child.data.metrics)
     listed = {item.path for item in client.list_artifacts(child.info.run_id)}
     assert listed == {"files", "manifest.json", "recipe.json"}
@@ -266,6 +268,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
+        self.uri_with_password = f"http://reader:{CANARY}@127.0.0.1:{self.port}"
         self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
                          "--workers", "1", "--backend-store-uri", f"sqlite:///{database}",
                          "--artifacts-destination", str(folder / "served")]  # fmt: skip
@@ -277,10 +280,10 @@ class Server:
         self._process = subprocess.Popen(
             self._command, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=10) as answer:
                     assert answer.status == 200
                     return
             except OSError:
@@ -308,8 +311,8 @@ def wait_until(happened, seconds):
     assert happened()
 
 
-def test_a_dead_server_delays_nothing_and_gets_what_it_missed(server, store, stage, caplog):
-    there = Target(server.uri)
+def test_a_dead_server_delays_nothing_gets_what_it_missed_and_its_password_is_kept_secret(server, store, stage, caplog):
+    there = Target(server.uri_with_password)
     tracker = Tracker(store, "tiny", [stage], there, interval=0.1, longest_pause=0.5)
     write_steps(store, stage, count=10)
     began = time.monotonic()
@@ -331,9 +334,16 @@ def test_a_dead_server_delays_nothing_and_gets_what_it_missed(server, store, sta
     finish(store, stage, {"final_loss": 2.0}, {"evaluation.json": b"{}"})
     following = Tracker(store, "tiny", [stage], there)
     following.start()
-    assert following.close(40)
+    assert following.close(90)
     client, (child,) = runs_of(there, store)
     assert losses(client, child) == expected_losses(store, stage)
     assert child.info.status == "FINISHED"
     assert {item.path for item in client.list_artifacts(child.info.run_id)} == {"files", "manifest.json", "recipe.json"}
-    assert json.loads(store.read(CACHE).data)["status"] == "FINISHED"
+    assert client.download_artifacts(child.info.run_id, "files/evaluation.json")
+    assert child.data.params["rope_theta"] == "10000.0"
+    assert child.data.metrics["figures/final_loss"] == 2.0
+    _, (parent,) = runs_of(there, store, "run")
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    cache = store.read(CACHE).data.decode()
+    assert json.loads(cache)["status"] == "FINISHED"
+    assert CANARY not in caplog.text + cache

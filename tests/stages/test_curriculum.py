@@ -116,6 +116,14 @@ def test_a_mesh_must_hold_the_rows_of_every_length_unless_shapes_are_chosen():
     assert recipe(made["pack-text-8k"]).steps == recipe(made["text-8k"]).steps
 
 
+def test_a_placement_may_allow_fewer_hosts():
+    place = graph(placing=["hosts={min: 2, max: 4}", "shrink_seconds=5"])["text-512"].placement
+    assert (place.hosts, place.least_hosts, place.shrink_seconds) == (4, 2, 5)
+    assert [width.hosts for width in place.widths()] == [4, 2]
+    with pytest.raises(UserError, match="min=4, max=2: 1 <= min <= max"):
+        graph(placing=["hosts={min: 4, max: 2}"])
+
+
 def test_hosts_share_this_machines_processors():
     one, two = (graph(placing=[f"hosts={n}"])["text-512"].placement for n in (1, 2))
     assert two.hosts == 2

@@ -78,12 +78,15 @@ def test_kill_9_of_the_driver_leaves_no_trainer_and_the_same_command_resumes(run
         left.kill()
 
 
-def test_ctrl_c_leaves_no_children_within_10_seconds_and_the_same_command_resumes(running, calm, sources):
+@pytest.mark.parametrize(("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+def test_asked_to_stop_it_leaves_no_children_within_10_seconds_and_the_same_command_resumes(
+    running, calm, sources, asked, code
+):
     root, process = running
     family = flow.family(process)
     started = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(15) == 130
+    process.send_signal(asked)
+    assert process.wait(15) == code
     while flow.alive(family):
         assert time.monotonic() - started < 10, [left.cmdline() for left in flow.alive(family)]
         time.sleep(0.1)

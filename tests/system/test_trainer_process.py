@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,8 @@ def test_a_trainer_that_makes_no_step_exits_with_124_and_shows_where_it_hangs(jo
     assert ended.returncode == 124
     assert "no step finished for" in ended.stderr
     assert "File " in ended.stderr
+    with open(f"{state}/sessions/0001.json") as file:
+        assert json.load(file)["ended"] == "stalled"
 
 
 def test_a_trainer_whose_parent_dies_leaves(job, tmp_path):

@@ -109,5 +109,15 @@ def codec() -> Codec:
 
 
 @pytest.fixture(scope="session")
+def biased_model() -> Model:
+    """Biases of queries, keys and values, and norms of heads, that are no zeros and ones."""
+    found = Model(dataclasses.replace(CONFIG, qkv_biases=True, head_norms=True))
+    rng, attention = np.random.default_rng(7), found.params["layers"]["attention"]
+    for name in ("query_bias", "key_bias", "value_bias", "query_norm", "key_norm"):
+        attention[name] = jnp.asarray(rng.normal(0.5, 1, attention[name].shape), jnp.float32)
+    return found
+
+
+@pytest.fixture(scope="session")
 def tied_model() -> Model:
     return Model(dataclasses.replace(CONFIG, tied_embeddings=True, num_kv_heads=4))

@@ -43,6 +43,12 @@ def test_a_tied_model_with_as_many_key_heads_decodes_alike(tied_model):
     assert drain(engine)[ticket] == tied_model.greedy(prompt(70), 8)
 
 
+def test_biases_and_norms_of_heads_decode_as_the_whole_model(biased_model):
+    engine = biased_model.engine("tensor=2,ring=2")
+    ticket = engine.submit(Request(prompt(70), 8))
+    assert drain(engine)[ticket] == biased_model.greedy(prompt(70), 8)
+
+
 def test_a_request_gets_the_same_tokens_alone_and_among_others(model):
     def request(seed: int) -> Request:
         return Request(prompt(40, seed), 20, Sampling(temperature=1.5, top_p=0.95, seed=seed))

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 
 from ringworld.errors import UserError
+from ringworld.mesh import parse_mesh
 from ringworld.model.config import ModelConfig
 from ringworld.model.memory import Memory
 from ringworld.planning.estimate import estimate, misfit
 from ringworld.planning.hardware import GIB, gpu_machine, tpu_machine
 from ringworld.planning.roofline import Efficiency
+from ringworld.planning.shapes import shapes_of
 from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
 
 LWM = ModelConfig(32000, 32, 4096, 32, 32, 128, 11008)
@@ -43,6 +45,17 @@ COMPILED = [
 @pytest.mark.parametrize(("trained", "machine", "mesh", "memory", "options", "gib"), COMPILED)
 def test_the_estimate_is_near_the_compilers_answer(trained, machine, mesh, memory, options, gib):
     assert found(trained, machine, mesh, memory, **options).memory.total / GIB == pytest.approx(gib, rel=0.11)
+
+
+def test_biases_and_norms_of_heads_are_counted_where_they_lie():
+    model = ModelConfig(152064, 28, 3584, 28, 4, 128, 18944)
+    sizes = parse_mesh("fsdp=2,tensor=2").sizes()
+
+    def kept(model: ModelConfig) -> int:
+        return shapes_of(recipe(model, 1 << 15, 2), TrainOptions(), sizes).state_weights
+
+    assert kept(replace(model, qkv_biases=True)) - kept(model) == 28 * (28 + 4 + 4) * 128 // 2  # tensor's alone
+    assert kept(replace(model, head_norms=True)) - kept(model) == 28 * 2 * 128
 
 
 def test_saved_inputs_on_the_host_are_counted_there():

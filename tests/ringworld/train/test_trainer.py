@@ -1,6 +1,7 @@
 """The training loop: it learns, resumes bit by bit and on other meshes, and stops on what is not finite."""
 
 import dataclasses
+import json
 import os
 import signal
 import threading
@@ -89,6 +90,18 @@ def test_the_loss_falls(calm):
     run = losses(calm / "state")
     assert len(run) == 8
     assert run[-1] < run[0] - 0.5
+
+
+def test_records_and_session_say_what_compiling_and_saving_took(calm):
+    records = read_progress(str(calm / "state" / "progress.jsonl"))
+    assert [record.step for record in records if record.compile] == [1]
+    assert [record.step for record in records if record.save] == [4, 7]
+    assert all(record.compile + record.save < record.seconds for record in records)
+    session = json.loads((calm / "state" / "sessions" / "0001.json").read_text())
+    assert (session["ended"], session["step"], session["saves"]) == ("done", 8, 3)
+    assert session["compile_seconds"] == records[0].compile
+    assert session["save_blocked_seconds"] > sum(record.save for record in records) > 0
+    assert session["begun"] <= session["ready"] <= records[0].time
 
 
 def test_a_job_asked_to_stop_saves_and_resumes_bit_by_bit(corpus, calm, tmp_path):

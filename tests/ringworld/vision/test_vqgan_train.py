@@ -84,7 +84,7 @@ def test_it_learns_and_tells_how_far_it_is(calm):
     folder, trained = calm
     records = trained.records
     assert [record.step for record in records] == [40, 80, 120]
-    assert records == read_vqgan_progress(folder / "progress.jsonl")
+    assert records == read_vqgan_progress(str(folder / "progress.jsonl"))
     assert records[-1].losses["l2"] < 0.6 * records[0].losses["l2"]
     assert records[-1].held_out.psnr > records[0].held_out.psnr + 0.5
     assert ("judge" in records[1].losses, "judge" in records[2].losses) == (False, True)
@@ -126,7 +126,7 @@ def test_devices_that_share_a_batch_learn_the_same(tmp_path):
         mesh = make_mesh(parse_mesh(spec), jax.devices()[:devices])
         folder = str(tmp_path / spec)
         assert train_vqgan(RECIPE, batch, HELD_OUT, folder, options, mesh=mesh, stopping=lambda step: step == 2) is None
-        [record] = read_vqgan_progress(tmp_path / spec / "progress.jsonl")
+        [record] = read_vqgan_progress(str(tmp_path / spec / "progress.jsonl"))
         both[spec] = record.losses | {"psnr": record.held_out.psnr, "perplexity": record.perplexity}
     assert both["data=1"] == pytest.approx(both["data=2,fsdp=2"], rel=1e-3)
     odd = dataclasses.replace(RECIPE, batch=3)

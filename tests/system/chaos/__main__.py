@@ -1,0 +1,70 @@
+"""`python -m tests.system.chaos --faults 50 --seed 7 [--json FILE]`: 0 when all is survived and nothing differs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.system.chaos.campaign import Options, Report, run
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tests.system.chaos", description="A campaign of faults; see docs/operations.md."
+    )
+    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=300, help="of each training stage")
+    parser.add_argument("--curriculum", default="curriculum.yaml", help="or short.yaml, which has no branch")
+    parser.add_argument(
+        "--root", type=Path, help="a folder to make; a temporary one by default, removed when all is well"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="faults, times and verdict for programs")
+    given = parser.parse_args(words)
+    # As Ctrl-C does, and also where a shell has started it in the background, which ignores that.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    folder = (given.root or Path(tempfile.mkdtemp(prefix="chaos-")) / "campaign").resolve()
+    report = run(
+        Options(given.faults, given.seed, folder, given.steps, given.curriculum), lambda line: print(line, flush=True)
+    )
+    print(summary(report))
+    if given.json:
+        given.json.write_text(json.dumps({**asdict(report), "ok": report.ok}, indent=1) + "\n")
+    if report.ok and given.root is None:
+        shutil.rmtree(folder.parent)
+    else:
+        print(f"kept: {folder}")
+    return 0 if report.ok else 1
+
+
+def summary(report: Report) -> str:
+    """The verdict in words, and recovery times by kind."""
+    lines = ["", f"{'fault':20s} struck survived   median    worst"]
+    for kind in dict.fromkeys(fault.kind for fault in report.faults):
+        times = [fault.recovered for fault in report.faults if fault.kind == kind and fault.recovered is not None]
+        struck = sum(fault.kind == kind for fault in report.faults)
+        figures = f"{statistics.median(times):6.1f} s {max(times):6.1f} s" if times else ""
+        lines.append(f"{kind:20s} {struck:6d} {len(times):8d} {figures}")
+    lines += [f"not possible here: {kind}" for kind in report.skipped]
+    lines.append(
+        f"{report.survived} of {report.asked} faults survived in {report.rounds} rounds and {report.seconds:.0f} s "
+        f"(seed {report.seed}, {report.restarts} starts of the flow by hand, calm run {report.calm_seconds:.0f} s)"
+    )
+    lines += [f"wrong: {each}" for each in report.wrong]
+    lines.append(
+        "verdict: every round equals the calm run: manifests, each step once, losses and weights to the last bit"
+        if report.ok
+        else "verdict: FAILED"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""Ten faults of a campaign, and its judge: what it would not let pass."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.chaos.__main__ import summary
+from tests.system.chaos.campaign import Options, run
+from tests.system.chaos.faults import KINDS, draw
+from tests.system.chaos.verdict import Remains, differences
+
+RESTART_SECONDS = 15.0
+
+
+def test_ten_faults_end_as_a_calm_run_does(tmp_path: Path) -> None:
+    report = run(Options(10, seed=8, folder=tmp_path / "campaign", steps=120, curriculum="short.yaml"), print)
+    print(summary(report))
+    assert report.ok, summary(report)
+
+
+MANIFEST: dict[str, Any] = {
+    "stage": "text",
+    "kind": "train",
+    "code_version": 1,
+    "fingerprint": "f",
+    "recipe": {"steps": 3},
+    "inputs": {},
+    "values": {"final_loss": 0.25, "tokens_per_second": 900.0},
+    "files": [{"path": "params/d/17", "bytes": 9}, {"path": "progress.jsonl", "bytes": 80}],
+    "attempt": 1,
+    "series": 1,
+    "provenance": {"host": "a"},
+}
+CALM = Remains({"text": MANIFEST}, {"text": [(1, 8, 0.5), (2, 16, 0.3), (3, 24, 0.2)]}, {"text": {"embed": "ab"}})
+
+
+def manifest(**changes: Any) -> dict[str, dict[str, Any]]:
+    return {"text": copy.deepcopy(MANIFEST) | changes}
+
+
+def test_a_run_that_took_more_attempts_at_other_times_on_another_host_is_equal() -> None:
+    values = {"final_loss": 0.25, "tokens_per_second": 3.0}
+    files = [{"path": "params/d/99", "bytes": 8}, {"path": "progress.jsonl", "bytes": 90}]
+    other = manifest(attempt=7, series=2, provenance={"host": "b"}, values=values, files=files)
+    assert differences(CALM, replace(CALM, manifests=other)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        ({"steps": {"text": [(1, 8, 0.5), (2, 16, 0.3), (2, 16, 0.3), (3, 24, 0.2)]}}, "line 3 is step 2"),
+        ({"steps": {"text": [(1, 8, 0.5), (3, 24, 0.2)]}}, "line 2 is step 3"),
+        ({"steps": {"text": [(1, 8, 0.5), (2, 16, 0.3)]}}, "each once: 2 lines"),
+        ({"steps": {"text": [(1, 8, 0.5), (2, 16, 0.30000001), (3, 24, 0.2)]}}, "the first is 2"),
+        ({"weights": {"text": {"embed": "ac"}}}, "final weights differ"),
+        ({"manifests": {}, "steps": {}, "weights": {}}, "text is not finished"),
+        ({"manifests": manifest(values={"final_loss": 0.26})}, "values of the manifest: {'final_loss': 0.26"),
+        ({"manifests": manifest(files=MANIFEST["files"][:1])}, "files of the manifest"),
+        ({"broken": ("manifest.json was cut short",)}, "cut short"),
+    ],
+)
+def test_what_differs_is_told(changed: dict[str, Any], wrong: str) -> None:
+    (told,) = differences(CALM, replace(CALM, **changed))
+    assert wrong in told
+
+
+def test_the_same_seed_draws_the_same_faults_and_every_kind_comes() -> None:
+    kinds = tuple(KINDS)
+    faults = draw(30, 7, kinds)
+    assert faults == draw(30, 7, kinds)
+    assert faults != draw(30, 8, kinds)
+    assert {fault.kind for fault in faults[: len(kinds)]} == set(kinds)
