@@ -99,12 +99,26 @@ RULES = (
         "Storage asks for fewer requests: use fewer workers, or ask for a higher quota. What was saved is safe.",
     ),
     Rule(
+        "coordinator",
+        (
+            r"Barrier timed out",
+            r"coordination (service|agent)",
+            r"DEADLINE_EXCEEDED",
+            r"heartbeat timeout",
+            r"connect to coordinator",
+            r"shutdown barrier",
+            r"\bgloo\b.*(timed? ?out|failed|closed)",
+        ),
+        "A rank could not reach the coordinator, or lost it. Where another rank's log holds an earlier failure, that "
+        "one counts; otherwise open the hosts' network to each other on all ports.",
+    ),
+    Rule(
         "storage away",
         (
             _status("50[0234]"),
             r"Service ?Unavailable",
             r"Read timed out",
-            r"(timed out|timeout|unreachable|refused).*(storage|gcs|googleapis)",
+            r"(timed out|timeout|unreachable|refused).*(storage|\bgcs)",
         ),
         "Storage did not answer: nothing saved is lost. When it does not come back by itself, look at its status page "
         "and at the hosts' network.",
@@ -136,18 +150,6 @@ RULES = (
         (r"Segmentation fault", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", r"Fatal Python error"),
         "Native code crashed: the trace at the end of the log names the library. If it comes back at the same step, "
         "run that attempt's job.yaml by hand.",
-    ),
-    Rule(
-        "coordinator",
-        (
-            r"Barrier timed out",
-            r"coordination (service|agent)",
-            r"DEADLINE_EXCEEDED",
-            r"heartbeat timeout",
-            r"connect to coordinator",
-        ),
-        "A rank could not reach the coordinator, or lost it. Where another rank's log holds an earlier failure, that "
-        "one counts; otherwise open the hosts' network to each other on all ports.",
     ),
     Rule(
         "host lost",

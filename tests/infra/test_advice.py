@@ -16,6 +16,10 @@ HBM = (
     "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\n"
     "exited with code 1"
 )
+GLOO = (
+    "jax.errors.JaxRuntimeError: INTERNAL: Error dispatching computation: Gloo context initialization failed: "
+    "DEADLINE_EXCEEDED: GetKeyValue() timed out [type.googleapis.com/tensorflow.CoordinationServiceError='']"
+)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +46,8 @@ HBM = (
         ("crashed", "", "RuntimeError: The TPU is already in use by process with pid 77", "accelerator busy"),
         ("crashed", "", "NVRM: Xid (PCI:0000:65:00): 79, GPU has fallen off the bus", "hardware"),
         ("crashed", "", "DEADLINE_EXCEEDED: Barrier timed out. Id: PjRT_Client_Connect", "coordinator"),
+        ("crashed", "", GLOO, "coordinator"),
+        ("crashed", "was killed by signal 6 (SIGABRT)", "Shutdown barrier has failed: a task died", "coordinator"),
         ("crashed", "rank 1 of 2 on 10.0.0.2 lost its host: The actor died", "", "host lost"),
     ],
 )
