@@ -46,6 +46,8 @@ bench: parity
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/vision.py
+	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/goodput.py
 
 clean:
 	rm -rf $(VENV) *.egg-info
