@@ -210,9 +210,7 @@ def open_sampler(
     return Sampler(engine, checkpoint.tokenizer, checkpoint.stop_ids)
 
 
-def open_programs(
-    checkpoint: Checkpoint, mesh: Mesh, dtype: str | None = None, context: int | None = None
-) -> Programs:
+def open_programs(checkpoint: Checkpoint, mesh: Mesh, dtype: str | None = None, context: int | None = None) -> Programs:
     """A checkpoint's weights on a mesh; dtype and context as `open_sampler`'s."""
     if jax.process_count() > 1:
         raise UserError("ringworld.generate runs in one process; give it one host's devices")
