@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-import statistics
 import tempfile
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from infra.goodput import Goodput, History, account
 from infra.retries import Failure, Stop, decide
 from infra.storage import Found, Store, Version
 from infra.verdict import PREEMPTED, STALLED, RankExit, classify
-from ringworld.train.cadence import save_cost, save_interval, seconds_between_failures, steps_to_wait
+from ringworld.train.cadence import automatic_interval, save_cost, steps_to_wait
 from ringworld.train.recipe import TrainOptions
 from ringworld.train.saves import REMEMBERED_SAVES
 from ringworld.train.sessions import Session
@@ -371,12 +370,12 @@ class Simulation:
     def _next_interval(self, moment: float) -> float:
         if self.policy.save != "auto":
             return self.policy.save
-        session, seconds = self._session, _OPTIONS.save_seconds_least
-        if self._costs:
-            hours = session.host_hours + (moment - session.begun) / HOUR * session.hosts
-            between = seconds_between_failures(session.failures, hours, session.hosts)
-            cost, durable = statistics.median(self._costs), session.save_seconds or 0.0
-            seconds = save_interval(cost, between, seconds, _OPTIONS.save_seconds_most, durable)
+        session = self._session
+        hours = session.host_hours + (moment - session.begun) / HOUR * session.hosts
+        seconds = automatic_interval(
+            self._costs, session.failures, hours, session.hosts,
+            _OPTIONS.save_seconds_least, _OPTIONS.save_seconds_most, session.save_seconds or 0.0,
+        )  # fmt: skip
         self._interval = seconds
         return seconds
 

@@ -42,6 +42,22 @@ def save_interval(cost: float, between_failures: float, least: float, most: floa
     return max(min(max(best, least), most), durable)
 
 
+def automatic_interval(
+    costs: Sequence[float],
+    failures: int,
+    host_hours: float,
+    hosts: int,
+    least: float,
+    most: float,
+    durable: float = 0.0,
+) -> float:
+    """`save_interval` for the median of the last costs and the failures seen; `least` until a cost was measured."""
+    if not costs:
+        return least
+    between = seconds_between_failures(failures, host_hours, hosts)
+    return save_interval(statistics.median(costs), between, least, most, durable)
+
+
 def steps_to_wait(remaining: float, step_seconds: float) -> int:
     """Steps to train before the clock is read again, `remaining` seconds before a save; 0 is to save now.
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ringworld.train.cadence import save_cost, save_interval, seconds_between_failures, steps_to_wait
+from ringworld.train.cadence import automatic_interval, save_cost, steps_to_wait
 from ringworld.train.checkpoint import Checkpoints
 from ringworld.train.recipe import TrainOptions
 from ringworld.train.sessions import SessionLog
@@ -86,12 +86,11 @@ class Saves:
         options, session = self._options, self._session.session
         seconds = options.save_seconds
         if seconds == "auto":
-            seconds = options.save_seconds_least  # until a save was measured
-            if self._costs:
-                hours = session.host_hours + (time.time() - session.begun) / 3600 * session.hosts
-                between = seconds_between_failures(session.failures, hours, session.hosts)
-                cost, durable = statistics.median(self._costs), session.save_seconds or 0.0
-                seconds = save_interval(cost, between, seconds, options.save_seconds_most, durable)
+            hours = session.host_hours + (time.time() - session.begun) / 3600 * session.hosts
+            seconds = automatic_interval(
+                tuple(self._costs), session.failures, hours, session.hosts,
+                options.save_seconds_least, options.save_seconds_most, session.save_seconds or 0.0,
+            )  # fmt: skip
         self._session.interval(seconds)
         return seconds
 

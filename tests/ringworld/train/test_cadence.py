@@ -7,6 +7,7 @@ import pytest
 
 from ringworld.train.cadence import (
     PRIOR_HOST_HOURS,
+    automatic_interval,
     save_cost,
     save_interval,
     seconds_between_failures,
@@ -96,3 +97,14 @@ def test_few_looks_at_the_clock_come_within_half_a_step_of_the_time():
             looks, clock = looks + 1, clock + wait * step
         assert abs(clock - 600) <= step / 2 + 1e-9
         assert looks <= 2 * math.log2(600 / step) + 2
+
+
+def test_the_automatic_interval_follows_the_median_cost_and_the_failures_seen():
+    def chosen(costs, failures=0, durable=0.0):
+        return automatic_interval(costs, failures, 1e6, 1000, least=3.0, most=1e6, durable=durable)
+
+    assert chosen(()) == 3.0
+    between = seconds_between_failures(0, 1e6, 1000)
+    assert chosen((1.0, 2.0, 30.0)) == pytest.approx((2 * 2.0 * between) ** 0.5)
+    assert chosen((2.0,), failures=3) == pytest.approx(chosen((2.0,)) / 2)
+    assert chosen((2.0,), durable=5e5) == 5e5
