@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.host import HostActor, HostStatus, tail
+from actors.gang_run import LOOK_SECONDS, SILENT_SECONDS, GangView, Rank, Run, first_line
+from actors.host import HostActor, tail
 from actors.ranks import HostInfo, coordination, rank_order
 from actors.reservation import Request, Turns, reserve
 from actors.tpu_slice import multislice_variables
@@ -34,29 +35,11 @@ from infra.verdict import DONE, PREEMPTED, STALLED, USER_ERROR, RankExit, Verdic
 GRACE_SECONDS = 6.0
 # The siblings of a failed rank wait in a collective that will never end: they have nothing to save.
 _CONDEMNED_GRACE_SECONDS = 3.0
-_LOOK_SECONDS = 0.5
 # A reserved host that does not answer at all for so long is broken: its machine, its network or its Python.
 _ANSWER_SECONDS = 120.0
-_SILENT_SECONDS = 60.0
 _TAIL_LINES = 40
 _LOG_BYTES = 2**20
 _LOG_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class GangView:
-    """What a gang is doing, for people.
-
-    phase: waiting for machines, starting hosts and ranks, running, or stopping.
-    note: the phase in words, such as "waiting for CPU: 2 x 1".
-    seconds: since `run` began.
-    heartbeat_age: of the rank that has been silent longest, in seconds; None before the first sign of life.
-    """
-
-    phase: Literal["waiting", "starting", "running", "stopping"]
-    note: str
-    seconds: float
-    heartbeat_age: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,19 +60,6 @@ class GangExit:
     logs: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass
-class _Rank:
-    """A host in its role. `exit` and `order` (of its end among all ranks) are None while its trainer runs."""
-
-    index: int
-    actor: Any
-    info: HostInfo
-    exit: RankExit | None = None
-    order: int | None = None
-    status: HostStatus | None = None
-    answered: float = 0.0
-
-
 class Gang:
     """The hosts of one placement. A context manager; machines are asked for by the first `run`."""
 
@@ -98,7 +68,7 @@ class Gang:
         self._placement, self._name, self._turns = placement, name, turns or Turns()
         self._request: Request | None = None
         self._granted = placement
-        self._ranks: list[_Rank] = []
+        self._ranks: list[Rank] = []
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +107,7 @@ class Gang:
 
         Raises UserError for machines that the cluster cannot have; ValueError for a log_dir that is a URL.
         """
-        run = _Run(stop, on_poll or _ignore, time.monotonic())
+        run = Run(stop, on_poll or _ignore, time.monotonic())
         if "://" in log_dir:
             raise ValueError(f"log_dir={log_dir!r}: trainers write their logs to a local folder of their host")
         try:
@@ -171,7 +141,7 @@ class Gang:
             if request is not None:
                 request.release()
 
-    def _gather(self, run: _Run) -> GangExit | None:
+    def _gather(self, run: Run) -> GangExit | None:
         """Reserves the machines and waits for every host; the exit if that ends here, None when the ranks are ready."""
         reserved = reserve(self._placement, self._name, self._turns, run.stop, lambda note: run.look("waiting", note))
         if reserved is None:
@@ -187,18 +157,18 @@ class Gang:
             for index in range(placement.hosts)
         ]
         # Known from here on, so that any way out ends them.
-        self._ranks = [_Rank(index, actor, HostInfo("?", "?", 0)) for index, actor in enumerate(hosts)]
+        self._ranks = [Rank(index, actor, HostInfo("?", "?", 0)) for index, actor in enumerate(hosts)]
         answers = {actor.describe.remote(): index for index, actor in enumerate(hosts)}
         infos: dict[int, HostInfo] = {}
         failure = ""
         deadline = time.monotonic() + _ANSWER_SECONDS
         while answers and not failure and not run.stop.is_set():
-            for answer in ray.wait(list(answers), num_returns=len(answers), timeout=_LOOK_SECONDS)[0]:
+            for answer in ray.wait(list(answers), num_returns=len(answers), timeout=LOOK_SECONDS)[0]:
                 try:
                     index = answers.pop(answer)
                     infos[index] = ray.get(answer)
                 except RayError as error:
-                    failure = f"host {index} of {len(hosts)} died before it answered: {_first_line(error)}"
+                    failure = f"host {index} of {len(hosts)} died before it answered: {first_line(error)}"
             fewer = f", {len(hosts)} instead of {self._placement.hosts}" if len(hosts) < self._placement.hosts else ""
             run.look("starting", f"{len(infos)} of {len(hosts)} hosts have answered{fewer}")
             if answers and time.monotonic() > deadline:
@@ -208,10 +178,10 @@ class Gang:
             stopped = f"{self._name} was stopped while its hosts started"
             return GangExit((), "crashed", failure) if failure else GangExit((), "preempted", stopped)
         order = rank_order([infos[index] for index in range(len(hosts))])
-        self._ranks = [_Rank(rank, hosts[index], infos[index]) for rank, index in enumerate(order)]
+        self._ranks = [Rank(rank, hosts[index], infos[index]) for rank, index in enumerate(order)]
         return None
 
-    def _start(self, run: _Run, argv: Sequence[str], log_dir: str, cwd: str | None, env: Mapping[str, str]) -> None:
+    def _start(self, run: Run, argv: Sequence[str], log_dir: str, cwd: str | None, env: Mapping[str, str]) -> None:
         """Starts all ranks at once. A rank that cannot start counts as lost."""
         first, count, slices = self._ranks[0], len(self._ranks), self._granted.slices
         coordinator = ""
@@ -219,9 +189,9 @@ class Gang:
             rank.exit = rank.order = rank.status = None
         if count > 1:
             try:
-                coordinator = f"{first.info.address}:{ray.get(first.actor.free_port.remote(), timeout=_SILENT_SECONDS)}"
+                coordinator = f"{first.info.address}:{ray.get(first.actor.free_port.remote(), timeout=SILENT_SECONDS)}"
             except RayError as error:
-                run.lose(first, f"found no port for the coordinator: {_first_line(error)}")
+                run.lose(first, f"found no port for the coordinator: {first_line(error)}")
                 return
         starts = {}
         for rank in self._ranks:
@@ -231,19 +201,19 @@ class Gang:
             starts[rank.actor.start.remote(arguments, variables, cwd, _log_path(log_dir, rank))] = rank
         for started, rank in starts.items():
             try:
-                ray.get(started, timeout=_SILENT_SECONDS)
+                ray.get(started, timeout=SILENT_SECONDS)
             except RayError as error:
-                run.lose(rank, f"could not start its trainer: {_first_line(error)}")
+                run.lose(rank, f"could not start its trainer: {first_line(error)}")
             rank.answered = time.monotonic()
 
-    def _watch(self, run: _Run, grace_seconds: float, stall_seconds: float | None) -> None:
+    def _watch(self, run: Run, grace_seconds: float, stall_seconds: float | None) -> None:
         """Returns when every rank has ended, by itself or by us."""
-        polls: dict[Any, _Rank] = {}
+        polls: dict[Any, Rank] = {}
         while (running := [rank for rank in self._ranks if rank.exit is None]) and not run.condemned:
             asked = {rank.index for rank in polls.values()}
             # The host answers as soon as its trainer ends, so a failure is known here in milliseconds.
-            polls |= {rank.actor.poll.remote(_LOOK_SECONDS): rank for rank in running if rank.index not in asked}
-            ready, _ = ray.wait(list(polls), num_returns=1, timeout=_LOOK_SECONDS)
+            polls |= {rank.actor.poll.remote(LOOK_SECONDS): rank for rank in running if rank.index not in asked}
+            ready, _ = ray.wait(list(polls), num_returns=1, timeout=LOOK_SECONDS)
             if ready:  # siblings that ended in the same moment are part of the same event
                 ready, _ = ray.wait(list(polls), num_returns=len(polls), timeout=0.02)
             for poll in ready:
@@ -257,7 +227,7 @@ class Gang:
             run.look("running", f"{len(running)} of {len(self._ranks)} ranks", max(known, default=None))
         self._stop(run, grace_seconds)
 
-    def _stop(self, run: _Run, grace_seconds: float) -> None:
+    def _stop(self, run: Run, grace_seconds: float) -> None:
         """Ends what runs, and sweeps the hosts whose trainers have ended by themselves."""
         own_end = {rank.exit.code for rank in self._ranks if rank.exit is not None}
         patient = own_end <= {DONE, PREEMPTED}
@@ -267,12 +237,12 @@ class Gang:
         stops = {rank.actor.stop.remote(grace if rank.exit is None else 0.0): rank for rank in reached}
         deadline = time.monotonic() + grace + 5
         while stops and time.monotonic() < deadline:
-            for stopped in ray.wait(list(stops), num_returns=len(stops), timeout=_LOOK_SECONDS)[0]:
+            for stopped in ray.wait(list(stops), num_returns=len(stops), timeout=LOOK_SECONDS)[0]:
                 rank = stops.pop(stopped)
                 try:
                     code = ray.get(stopped)
                 except RayError as error:
-                    run.lose(rank, f"died while it was stopped: {_first_line(error)}")
+                    run.lose(rank, f"died while it was stopped: {first_line(error)}")
                     continue
                 if rank.exit is None:
                     rank.exit = RankExit(code, "stopped")
@@ -283,7 +253,7 @@ class Gang:
         for rank in stops.values():
             run.lose(rank, f"did not answer within {grace + 5:.0f} s of being stopped")
 
-    def _judge(self, run: _Run, log_dir: str) -> GangExit:
+    def _judge(self, run: Run, log_dir: str) -> GangExit:
         exits = [rank.exit or RankExit(None, "lost") for rank in self._ranks]
         kind, codes = classify(exits), tuple(end.code for end in exits)
         if kind == "done":
@@ -302,7 +272,7 @@ class Gang:
             )
         return GangExit(codes, kind, f"{self._name}: {self._sentence(own[0], run)}", self._tail(own[0], log_dir))
 
-    def _sentence(self, rank: _Rank, run: _Run) -> str:
+    def _sentence(self, rank: Rank, run: Run) -> str:
         who = f"rank {rank.index} of {len(self._ranks)} on {rank.info.address}"
         if rank.index in run.reasons:
             return f"{who} {run.reasons[rank.index]}"
@@ -321,7 +291,7 @@ class Gang:
                 found[Path(_log_path(log_dir, asked[answer])).name] = ray.get(answer)
         return found
 
-    def _tail(self, rank: _Rank, log_dir: str) -> str:
+    def _tail(self, rank: Rank, log_dir: str) -> str:
         if rank.exit is not None and rank.exit.cause != "lost":
             try:
                 return ray.get(rank.actor.tail.remote(_TAIL_LINES), timeout=5)
@@ -329,56 +299,6 @@ class Gang:
                 pass  # the verdict stands without its log, and the file may be within reach
         # A host that died took its actor along, but on one machine, or a shared disk, its log is here.
         return tail(Path(_log_path(log_dir, rank)), _TAIL_LINES)
-
-
-class _Run:
-    """One `run` in progress: who listens, and what has gone wrong so far."""
-
-    def __init__(self, stop: threading.Event, on_poll: Callable[[GangView], None], began: float) -> None:
-        self.stop = stop
-        self.condemned = ""
-        self.reasons: dict[int, str] = {}
-        self._on_poll, self._began = on_poll, began
-        self._looked = -_LOOK_SECONDS
-        self._ended = 0
-
-    def look(self, phase: Any, note: str, heartbeat_age: float | None = None) -> None:
-        now = time.monotonic()
-        if now - self._looked >= _LOOK_SECONDS * 0.9:
-            self._looked = now
-            self._on_poll(GangView(phase, note, now - self._began, heartbeat_age))
-
-    def note(self, rank: _Rank, poll: Any) -> None:
-        """Takes the answer of a rank's host."""
-        try:
-            status: HostStatus = ray.get(poll)
-        except RayError as error:
-            self.lose(rank, f"lost its host: {_first_line(error)}")
-            return
-        rank.status, rank.answered = status, time.monotonic()
-        if status.code is not None:
-            self._end(rank, RankExit(status.code, "exited"))
-
-    def check_alive(self, rank: _Rank, stall_seconds: float | None) -> None:
-        if rank.exit is not None:
-            return
-        if time.monotonic() - rank.answered > _SILENT_SECONDS:
-            self.lose(rank, f"lost its host: no answer for {_SILENT_SECONDS:.0f} s")
-            return
-        age = rank.status.heartbeat_age if rank.status is not None else None
-        if stall_seconds is not None and age is not None and age > stall_seconds:
-            self.reasons[rank.index] = f"gave no sign of life for {age:.0f} s"
-            self._end(rank, RankExit(None, "stalled"))
-
-    def lose(self, rank: _Rank, reason: str) -> None:
-        self.reasons[rank.index] = reason
-        self._end(rank, RankExit(None, "lost"))
-
-    def _end(self, rank: _Rank, end: RankExit) -> None:
-        rank.exit, rank.order = end, self._ended
-        self._ended += 1
-        if end.code != DONE:
-            self.condemned = self.condemned or f"rank {rank.index} ended with {end.code} ({end.cause})"
 
 
 class Gangs:
@@ -400,12 +320,8 @@ def _actor_resources(resources: Mapping[str, float]) -> dict[str, Any]:
     return {**options, "resources": custom}
 
 
-def _log_path(log_dir: str, rank: _Rank) -> str:
+def _log_path(log_dir: str, rank: Rank) -> str:
     return f"{log_dir}/trainer-{rank.index}.log"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _ignore(_: GangView) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors.gang import Gang, GangExit, GangView
+from actors.gang import Gang, GangExit
+from actors.gang_run import GangView
 from actors.local import RayCluster
 from infra.placement import Placement
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import ray
 
-from actors.gang import Gang, GangView
+from actors.gang import Gang
+from actors.gang_run import GangView
 from infra.errors import UserError
 from infra.placement import Placement
 from tests.actors.conftest import Stand, gone

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 import fsspec
 import pytest
 
-from actors.gang import GangExit, GangView
+from actors.gang import GangExit
+from actors.gang_run import GangView
 from infra.placement import Placement
 from infra.stage import StageContext, StageFailure
 from ringworld.data.files import join, list_folder, read_bytes, read_json, write_bytes
