@@ -22,7 +22,7 @@ curriculum: setup
 
 # Two processes for what does not itself start processes on every core; a file's tests stay together.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/system
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/system
 	$(BIN)/python -m pytest tests/system
 
 lint: setup
