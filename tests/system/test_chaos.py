@@ -46,7 +46,7 @@ def manifest(**changes: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_a_run_that_took_more_attempts_at_other_times_on_another_host_is_equal() -> None:
-    values = {"final_loss": 0.25, "tokens_per_second": 3.0}
+    values = {"final_loss": 0.25, "tokens_per_second": 3.0, "planned_mfu": 0.5}
     files = [{"path": "params/d/99", "bytes": 8}, {"path": "progress.jsonl", "bytes": 90}]
     other = manifest(attempt=7, series=2, provenance={"host": "b"}, values=values, files=files)
     assert differences(CALM, replace(CALM, manifests=other)) == []
