@@ -84,6 +84,7 @@ class SessionLog:
         self._folder = join(state_dir, "sessions") if writes else ""
         self._place = ""
         self._write_now, self._over = threading.Event(), False
+        self._writing = threading.Lock()  # an older account never replaces a newer one
         self._thread = threading.Thread(target=self._keep, name="session", daemon=True)
 
     def __enter__(self) -> Self:
@@ -151,12 +152,12 @@ class SessionLog:
             words.join(LAST_WORDS_SECONDS)
 
     def _write(self) -> None:
-        session = self.session
-        try:
-            account = asdict(replace(session, written=round(time.time(), 3)))
-            write_whole(self._place, (json.dumps(account, indent=1) + "\n").encode())
-        except Exception as error:  # whatever a client of storage raises: it may cost this file, never the training
-            print(f"warning: {self._place} was not written: {error}", file=sys.stderr, flush=True)
+        with self._writing:
+            account = asdict(replace(self.session, written=round(time.time(), 3)))
+            try:
+                write_whole(self._place, (json.dumps(account, indent=1) + "\n").encode())
+            except Exception as error:  # whatever a client of storage raises: it may cost this file, never the training
+                print(f"warning: {self._place} was not written: {error}", file=sys.stderr, flush=True)
 
     def _keep(self) -> None:
         while not self._over:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -94,6 +95,26 @@ def test_a_stall_is_on_disk_before_the_process_is_ended(tmp_path):
     with SessionLog(str(tmp_path), time.time(), hosts=1, writes=True) as log:
         log.stalled()
         assert read(tmp_path, 1)["ended"] == "stalled"
+
+
+def test_an_account_that_is_slow_to_be_written_never_replaces_the_last_words(tmp_path, monkeypatch):
+    begun, go_on, over = threading.Event(), threading.Event(), threading.Event()
+    write_whole = sessions.write_whole
+
+    def first_slowly(place, data):
+        slow = not begun.is_set()
+        begun.set()
+        assert not slow or go_on.wait(10)
+        write_whole(place, data)
+        if slow:
+            over.set()
+
+    monkeypatch.setattr(sessions, "write_whole", first_slowly)
+    with SessionLog(str(tmp_path), time.time(), hosts=1, writes=True) as log:
+        assert begun.wait(10)
+        threading.Timer(0.2, go_on.set).start()
+        log.stalled()
+        assert over.wait(10) and read(tmp_path, 1)["ended"] == "stalled"
 
 
 def test_storage_that_fails_costs_the_account_and_not_the_training(tmp_path, monkeypatch, capfd):
