@@ -114,7 +114,8 @@ def test_an_account_that_is_slow_to_be_written_never_replaces_the_last_words(tmp
         assert begun.wait(10)
         threading.Timer(0.2, go_on.set).start()
         log.stalled()
-        assert over.wait(10) and read(tmp_path, 1)["ended"] == "stalled"
+        assert over.wait(10)
+        assert read(tmp_path, 1)["ended"] == "stalled"
 
 
 def test_storage_that_fails_costs_the_account_and_not_the_training(tmp_path, monkeypatch, capfd):
