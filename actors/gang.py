@@ -101,8 +101,9 @@ class Gang:
         cwd: None for the folder that holds this code.
         env: variables over those of the placement.
         grace_seconds: for ranks to save after TERM, when asked to stop or when one of them was preempted.
-        stall_seconds: a rank that has touched its RINGWORLD_HEARTBEAT file once, and then not for so long, is stalled.
-            None: trust the trainer's own watchdog, which a frozen process does not have.
+        stall_seconds: a rank that has not touched its RINGWORLD_HEARTBEAT file for so long is stalled (every command
+            line of the library touches it from its first moment). None: trust the trainer's own watchdog, which a
+            frozen process does not have.
         bring_logs: fetch the ranks' logs at the end, for a `log_dir` that nobody else can see.
 
         Raises UserError for machines that the cluster cannot have; ValueError for a log_dir that is a URL.

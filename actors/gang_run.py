@@ -27,7 +27,7 @@ class GangView:
     phase: waiting for machines, starting hosts and ranks, running, or stopping.
     note: the phase in words, such as "waiting for CPU: 2 x 1".
     seconds: since `run` began.
-    heartbeat_age: of the rank that has been silent longest, in seconds; None before the first sign of life.
+    heartbeat_age: of the rank that has been silent longest, in seconds; None before a rank has been looked at.
     """
 
     phase: Literal["waiting", "starting", "running", "stopping"]

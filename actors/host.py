@@ -48,7 +48,8 @@ class HostStatus:
     """The trainer of a host at one moment.
 
     code: its exit code, negative for a signal; None while it runs.
-    heartbeat_age: seconds since it last touched the file that RINGWORLD_HEARTBEAT names; None before the first time.
+    heartbeat_age: seconds since it last touched the file that RINGWORLD_HEARTBEAT names, or was started; None after
+        `stop`.
     log_bytes: size of its log.
     """
 
@@ -101,7 +102,7 @@ class Host:
         self._log = Path(log_path)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._heartbeat = self._log.with_suffix(".heartbeat")
-        self._heartbeat.unlink(missing_ok=True)
+        self._heartbeat.touch()  # its birth is its first sign of life: one that freezes at once is found too
         owned = {PARENT: str(os.getpid()), MARK: self._token, HEARTBEAT: str(self._heartbeat)}
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from ringworld.errors import UserError
 from ringworld.exits import USER_ERROR
+from ringworld.life import SignsOfLife
 
 
 def process_parser(module: str, description: str) -> argparse.ArgumentParser:
@@ -29,19 +30,20 @@ def process_parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The exit code of `work`; a UserError is one line on stderr and 64. Does not return from a failure in a job of
-    several processes."""
-    try:
-        return work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        _leave(USER_ERROR)
-        return USER_ERROR
-    except Exception:
-        if _is_one_of_several():
-            traceback.print_exc()
-            _leave(1)
-        raise
+    """The exit code of `work`, which gives signs of life from here on; a UserError is one line on stderr and 64. Does
+    not return from a failure in a job of several processes."""
+    with SignsOfLife():
+        try:
+            return work()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            _leave(USER_ERROR)
+            return USER_ERROR
+        except Exception:
+            if _is_one_of_several():
+                traceback.print_exc()
+                _leave(1)
+            raise
 
 
 def _leave(code: int) -> None:

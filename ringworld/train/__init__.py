@@ -7,7 +7,7 @@ step.py        the compiled step and the state it moves
 flops.py       what a step costs, and what the device could do
 checkpoint.py  durable states, through Orbax
 progress.py    progress.jsonl
-vigil.py       the watchdog, the parent's death, the request to stop
+vigil.py       the watchdog, the request to stop
 trainer.py     the loop
 __main__.py    the command line and its exit codes
 """

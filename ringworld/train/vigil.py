@@ -1,8 +1,8 @@
-"""What watches over a trainer: the stall watchdog, the parent's death, and the request to stop.
+"""What watches over a trainer: the stall watchdog and the request to stop.
 
-All three end in an exit code of the contract. The watchdog and the parent's watch run in one thread that never touches
-JAX, so they work while the main thread hangs in a collective. Both classes are context managers: once a job has ended,
-however it did, nothing watches the process that called it any more.
+Both end in an exit code of the contract. The watchdog runs in a thread that never touches JAX, so it works while the
+main thread hangs in a collective. Both classes are context managers: once a job has ended, however it did, nothing
+watches the process that called it any more.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import jax
 
-from ringworld.exits import ORPHANED, STALLED
+from ringworld.exits import STALLED
 
 POLL_SECONDS = 0.5
-PARENT_VARIABLE = "RINGWORLD_PARENT_PID"
-HEARTBEAT_VARIABLE = "RINGWORLD_HEARTBEAT"  # a file: touched while this process is not frozen
 
 
 class Vigil:
@@ -36,8 +33,6 @@ class Vigil:
     ) -> None:
         self._stall, self._allowed, self._on_stall = stall_seconds, startup_seconds, on_stall
         self._last = time.monotonic()
-        self._parent = int(os.environ.get(PARENT_VARIABLE, "0"))
-        self._heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vigil", daemon=True)
 
@@ -62,12 +57,6 @@ class Vigil:
 
     def _watch(self) -> None:
         while not self._over.wait(POLL_SECONDS):
-            if self._heartbeat:
-                Path(self._heartbeat).touch()
-            if self._parent and os.getppid() != self._parent:
-                # The host actor is gone (kill -9, a lost node): nobody would ever stop or reap this process.
-                print(f"parent process {self._parent} is gone; leaving", file=sys.stderr, flush=True)
-                os._exit(ORPHANED)
             silent = time.monotonic() - self._last
             if silent > self._allowed:
                 print(f"no step finished for {silent:.0f} s; every thread's stack follows", file=sys.stderr, flush=True)

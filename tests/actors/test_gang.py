@@ -173,12 +173,14 @@ def test_a_trainer_that_watches_its_parent_leaves_by_itself(stand: Stand) -> Non
     assert ended.kind == "crashed"
 
 
-def test_a_frozen_trainer_is_found_by_its_heartbeat(stand: Stand) -> None:
-    script = textwrap.dedent("""
-        open(os.environ['RINGWORLD_HEARTBEAT'], 'w').close()
-        if rank == 1:
-            os.kill(os.getpid(), signal.SIGSTOP)
+@pytest.mark.parametrize("after", [0, 3], ids=["from its first moment", "later"])
+def test_a_frozen_trainer_is_found_by_its_heartbeat(stand: Stand, after: int) -> None:
+    script = textwrap.dedent(f"""
+        beats = 0
         while True:
+            beats += 1
+            if rank == 1 and beats > {after}:
+                os.kill(os.getpid(), signal.SIGSTOP)
             os.utime(os.environ['RINGWORLD_HEARTBEAT'])
             time.sleep(0.1)
         """)
