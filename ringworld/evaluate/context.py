@@ -8,14 +8,16 @@ store and the lengths alone, so stages of one run are compared on the same token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
 from ringworld.evaluate.needle import pack_prompts
+from ringworld.evaluate.recipe import ContextConfig
 from ringworld.evaluate.scorer import Rows
 
 LEAST_CONTEXT = 512  # tokens, of the shortest context that is given
@@ -81,12 +83,14 @@ def contexts_of(sequence: int, tail: int, least: int = LEAST_CONTEXT) -> tuple[i
     return (*found, full)
 
 
-def context_stretches(store: TokenStore, sequence: int, tail: int, windows: int) -> ContextStretches:
+def context_stretches(
+    store: TokenStore, sequence: int, tail: int, windows: int, least: int = LEAST_CONTEXT
+) -> ContextStretches:
     """At most `windows` windows of held-out documents, spread evenly over those that there are.
 
     UserError where no held-out document fills a window.
     """
-    contexts = contexts_of(sequence, tail)
+    contexts = contexts_of(sequence, tail, least)
     places = [
         (document, start)
         for document in store.index.documents("held_out").tolist()
@@ -131,6 +135,80 @@ def short_stretches(store: TokenStore, short: int, sequence: int, documents: int
 def short_loss(asked: Stretches, loss: np.ndarray) -> float:
     """Mean over all targets, nats per token: what a stage should not raise."""
     return float(np.concatenate(asked.losses(loss)).mean(dtype=np.float64))
+
+
+# ---------------------------------------------------------------------- of an evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutContext:
+    """What is to be scored. given, short: None where `refused`, `short_refused` say why."""
+
+    given: ContextStretches | None
+    refused: str
+    short: Stretches | None
+    short_refused: str
+
+    @property
+    def rows(self) -> list[Rows]:
+        """All that are scored, under the weights before and after."""
+        stretches = (self.given.stretches if self.given else None, self.short)
+        return [found.rows for found in stretches if found is not None]
+
+
+class ContextScores(NamedTuple):
+    """given: None where it was refused; short: nats per token."""
+
+    given: ContextLoss | None
+    short: float | None
+
+
+def read_context(config: ContextConfig | None, store: TokenStore, sequence: int) -> HeldOutContext | None:
+    """None for a recipe without it. A store that has no document long enough refuses a part, with the reason."""
+    if config is None:
+        return None
+    given, refused, short, short_refused = None, "", None, ""
+    try:
+        given = context_stretches(store, sequence, config.tail, config.windows, config.least)
+    except UserError as none_fits:
+        refused = str(none_fits)
+    try:
+        short = short_stretches(store, config.short, sequence, config.documents)
+    except UserError as none_is_held_out:
+        short_refused = str(none_is_held_out)
+    return HeldOutContext(given, refused, short, short_refused)
+
+
+def score_context(held_out: HeldOutContext, loss_of: Callable[[Rows], np.ndarray]) -> ContextScores:
+    """loss_of: float32 [rows, sequence] of rows."""
+    given, short = held_out.given, held_out.short
+    return ContextScores(
+        given_context(given, loss_of(given.stretches.rows)) if given else None,
+        short_loss(short, loss_of(short.rows)) if short else None,
+    )
+
+
+def context_figures(held_out: HeldOutContext, before: ContextScores, after: ContextScores) -> dict[str, Any]:
+    """Plain JSON values, in nats per token; None for what was refused. context_gain: see `ContextLoss.gain`."""
+    given = None
+    if before.given and after.given:
+        given = {
+            "contexts": list(after.given.contexts),
+            "before": list(before.given.losses),
+            "after": list(after.given.losses),
+            "windows": after.given.windows,
+            "tail": after.given.tail,
+        }
+    return {
+        "loss_given_context": given,
+        "context_gain_before": before.given.gain if before.given else None,
+        "context_gain": after.given.gain if after.given else None,
+        "context_refused": held_out.refused,
+        "short_documents": len(held_out.short.places) if held_out.short else 0,
+        "short_loss_before": before.short,
+        "short_loss_after": after.short,
+        "short_refused": held_out.short_refused,
+    }
 
 
 def _packed(pieces: Sequence[np.ndarray], sequence: int, counted: Sequence[int]) -> Stretches:

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ringworld.command import guarded
+from ringworld.data.files import join, write_json
 from ringworld.errors import UserError
 from ringworld.exits import DONE
 from ringworld.generate.flags import add_model_flags, opened_sampler
@@ -65,10 +66,11 @@ def _run(options: argparse.Namespace) -> int:
             f"--examples {options.examples}, --slots {options.slots}, --concurrency {options.concurrency}: 1 or more"
         )
     # Imported here: a wrong word is answered without waiting for JAX.
-    from ringworld.evaluate.tasks import registry
     from ringworld.evaluate.tasks.grid import Grid, Result, Settings, cells_of
+    from ringworld.evaluate.tasks.names import IN_DOCUMENTS, names_of
     from ringworld.evaluate.tasks.prompting import prompting_of
     from ringworld.evaluate.tasks.questions import read_questions
+    from ringworld.evaluate.tasks.registry import tasks_of
     from ringworld.evaluate.tasks.report import draw, summarize, table
     from ringworld.generate.checkpoint import open_checkpoint
 
@@ -78,9 +80,9 @@ def _run(options: argparse.Namespace) -> int:
     store = _store(options)
     documents = bool(options.haystack or store)
     questions = read_questions(options.questions) if options.questions else []
-    names = registry.names_of(options.tasks.split(","), documents, bool(questions))
-    haystack = _haystack(options, checkpoint, store) if set(names) & set(registry.IN_DOCUMENTS) else None
-    tasks = registry.tasks_of(names, haystack, questions)
+    names = names_of(options.tasks.split(","), documents, bool(questions))
+    haystack = _haystack(options, checkpoint, store) if set(names) & set(IN_DOCUMENTS) else None
+    tasks = tasks_of(names, haystack, questions)
     who = f"{options.model or checkpoint.name} at {options.server}" if options.server else checkpoint.weights
     settings = Settings(
         model=who, tokenizer=checkpoint.tokenizer.hash, haystack=haystack.sha256 if haystack else "",
@@ -103,9 +105,8 @@ def _run(options: argparse.Namespace) -> int:
     results = grid.answer(cells, {task.name: task for task in tasks}, prompting, answerer, told)
     summary = summarize(results, options.threshold)
     summary["settings"] = settings.mapping()
-    with open(os.path.join(options.out, "summary.json"), "w", encoding="utf-8") as file:
-        json.dump(summary, file, indent=1)
-    draw(os.path.join(options.out, "needles.png"), results)
+    write_json(join(options.out, "summary.json"), summary)
+    draw(join(options.out, "needles.png"), results)
     print(table(summary))
     print(f"effective length at {options.threshold:g}%: {summary['effective_length']:,}")
     for name, reason in summary["refused"].items():
@@ -147,18 +148,9 @@ def _check_lengths(lengths: Sequence[int], context: int, beyond: bool) -> None:
 
 def _store(options: argparse.Namespace) -> str | None:
     """The token store that a model was trained on, where that is known."""
-    from ringworld.data.files import list_files
-    from ringworld.generate.checkpoint import artifact, made_from, read_manifest, run_of
+    from ringworld.generate.checkpoint import tokens_of
 
-    if options.tokens:
-        return options.tokens
-    place = options.checkpoint.rstrip("/")
-    if "manifest.json" not in list_files(place):
-        return None
-    for stage, manifest in made_from(run_of(place), read_manifest(place)):
-        if manifest["kind"] == "tokens":
-            return artifact(stage, manifest, "tokens")
-    return None
+    return options.tokens or tokens_of(options.checkpoint)
 
 
 def _haystack(options: argparse.Namespace, checkpoint: Checkpoint, store: str | None) -> Haystack | None:

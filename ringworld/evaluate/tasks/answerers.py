@@ -6,7 +6,7 @@ measured; or text, for one that takes no ids, which may then add a beginning's i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -38,11 +38,14 @@ class Answerer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class EngineAnswerer:
+    """on_step: called after each step of the sampler; it goes on."""
+
     sampler: Sampler
+    on_step: Callable[[], None] = lambda: None
 
     def answers(self, examples: Iterable[Example]) -> Iterator[tuple[int, Said]]:
         prompts = (Prompt(example.ids, max_tokens=example.room) for example in examples)
-        for index, reply in self.sampler.run(prompts):
+        for index, reply in self.sampler.run(prompts, lambda *_: self.on_step()):
             if reply.finish == "error":
                 raise UserError(
                     "the model's output is no number (NaN or infinite): its weights are broken, or try --dtype float32"

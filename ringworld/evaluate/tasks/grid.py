@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ringworld.data.files import join, read_if_there, write_whole
 from ringworld.errors import UserError
 from ringworld.evaluate.tasks.answerers import Answerer, Said
 from ringworld.evaluate.tasks.scoring import score
@@ -97,18 +97,16 @@ def cells_of(tasks: Sequence[Task], lengths: Sequence[int], depths: Sequence[flo
 
 @dataclass(eq=False)
 class Grid:
-    """The folder of a grid. UserError when it holds another one."""
+    """The folder of a grid, a path or URL. UserError when it holds another one."""
 
     folder: str
     settings: Settings
     results: dict[Cell, Result] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("cells", "prompts"):
-            os.makedirs(os.path.join(self.folder, name), exist_ok=True)
-        path, mine = os.path.join(self.folder, "grid.json"), self.settings.mapping()
-        if os.path.exists(path):
-            theirs = _read(path)
+        path, mine = join(self.folder, "grid.json"), self.settings.mapping()
+        theirs = _read(path)
+        if theirs is not None:
             differing = [name for name in mine if theirs.get(name) != mine[name]]
             if differing:
                 told = "; ".join(f"{name} was {theirs.get(name)!r}, is {mine[name]!r}" for name in differing)
@@ -167,10 +165,9 @@ class Grid:
         return make(task, Ask(cell.length, cell.depth, seed, prompting))
 
     def _kept(self, cell: Cell) -> Result | None:
-        path = self._cell(cell)
-        if not os.path.exists(path):
+        found = _read(self._cell(cell))
+        if found is None:
             return None
-        found = _read(path)
         examples = []
         for example in found["examples"]:
             lists = {name: tuple(example[name]) for name in ("needles", "answers")}
@@ -197,15 +194,15 @@ class Grid:
         on_cell(result)
 
     def _cell(self, cell: Cell) -> str:
-        return os.path.join(self.folder, "cells", f"{cell.name}.json")
+        return join(self.folder, "cells", f"{cell.name}.json")
 
     def _write_prompts(self, cell: Cell, examples: Sequence[Example]) -> None:
-        path = os.path.join(self.folder, "prompts", f"{cell.name}.jsonl.gz")
+        path = join(self.folder, "prompts", f"{cell.name}.jsonl.gz")
         lines = []
         for example in examples:
             turns = [{"role": turn.role, "content": turn.text} for turn in example.draft.turns]
             lines.append(json.dumps({"sha256": example.sha256, "turns": turns, "prefix": example.draft.prefix}))
-        _replace(path, gzip.compress(("\n".join(lines) + "\n").encode("utf-8", "replace"), mtime=0))
+        write_whole(path, gzip.compress(("\n".join(lines) + "\n").encode("utf-8", "replace"), mtime=0))
 
 
 def _graded(example: Example, said: Said) -> Answered:
@@ -216,21 +213,14 @@ def _graded(example: Example, said: Said) -> Answered:
     )  # fmt: skip
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str) -> dict[str, Any] | None:
+    """None where nothing is."""
+    data = read_if_there(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return None if data is None else json.loads(data)
     except ValueError as wrong:
         raise UserError(f"{path} is no JSON ({wrong}); delete it to have it made again") from wrong
 
 
 def _write(path: str, value: Mapping[str, Any]) -> None:
-    _replace(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def _replace(path: str, data: bytes) -> None:
-    with open(path + ".new", "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".new", path)
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -88,17 +88,23 @@ def given_documents(specs: Sequence[str]) -> list[Document]:
     return found
 
 
-def held_out_documents(store: TokenStore, tokenizer: Tokenizer) -> list[Document]:
-    """Those that a run keeps for evaluation. UserError where it keeps none, or has another tokenizer."""
+def held_out_documents(store: TokenStore, tokenizer: Tokenizer, enough: int | None = None) -> list[Document]:
+    """Those that a run keeps for evaluation and has not trained on under another name, in order, until they have
+    `enough` tokens. UserError where it keeps none, or has another tokenizer."""
     check_same(store.info.tokenizer_hash, tokenizer.hash, f"haystack of {store.url}")
-    chosen = store.index.documents("held_out").tolist()
-    if not chosen:
-        raise UserError(f"{store.url} holds out no document; give a haystack of documents")
     table = store.provenance()
-    found = []
-    for document in chosen:
-        text = tokenizer.decode(store.read(document))
-        found.append(Document(table["source"][document].as_py(), table["sha256"][document].as_py(), text))
+    trained = set(table.filter(pc.field("split") == "train")["sha256"].to_pylist())
+    found, tokens = [], 0
+    for document in store.index.documents("held_out").tolist():
+        if enough is not None and tokens >= enough:
+            break
+        digest = table["sha256"][document].as_py()
+        if digest not in trained:
+            text = tokenizer.decode(store.read(document))
+            found.append(Document(table["source"][document].as_py(), digest, text))
+            tokens += int(store.index.tokens[document])
+    if not found:
+        raise UserError(f"{store.url} holds out no document that is not trained on; give a haystack of documents")
     return found
 
 

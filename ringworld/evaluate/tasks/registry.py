@@ -1,8 +1,7 @@
-"""The tasks by name."""
+"""The tasks by name; the names themselves are in `names.py`."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 
 from ringworld.errors import UserError
@@ -42,28 +41,6 @@ IN_DOCUMENTS: Mapping[str, Callable[[str, Haystack], Task]] = {
 WITH_QUESTIONS: Mapping[str, Callable[[str, Sequence[Asked]], Task]] = {
     "qa": lambda name, questions: Questions(questions, name),
 }
-RULER = (
-    "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
-    "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa",
-)  # fmt: skip
-GROUPS: Mapping[str, tuple[str, ...]] = {"ruler": RULER, "all": (*ALONE, *IN_DOCUMENTS, *WITH_QUESTIONS)}
-
-
-def names_of(given: Sequence[str], documents: bool, questions: bool) -> list[str]:
-    """Single tasks of names and groups, each once. A group leaves out what there is no haystack or file for; a name
-    does not: `tasks_of` refuses it."""
-    usable = {*ALONE, *(IN_DOCUMENTS if documents else ()), *(WITH_QUESTIONS if questions else ())}
-    found: dict[str, None] = {}
-    for name in given:
-        for one in [one for one in GROUPS[name] if one in usable] if name in GROUPS else [name]:
-            found.setdefault(one)
-    for name in found:
-        if name not in GROUPS["all"]:
-            known = [*GROUPS, *GROUPS["all"]]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"--tasks {name}: unknown{hint}; known: {', '.join(known)}")
-    return list(found)
 
 
 def tasks_of(names: Sequence[str], haystack: Haystack | None, questions: Sequence[Asked]) -> list[Task]:

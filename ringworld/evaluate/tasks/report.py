@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ringworld.data.files import open_to_write
 from ringworld.evaluate.tasks.grid import Result
-from ringworld.evaluate.tasks.scoring import RULER_THRESHOLD, effective_length
+from ringworld.evaluate.tasks.names import RULER_THRESHOLD
+from ringworld.evaluate.tasks.scoring import effective_length
 
 
 def summarize(results: Sequence[Result], threshold: float = RULER_THRESHOLD) -> dict[str, Any]:
@@ -48,6 +50,11 @@ def table(summary: dict[str, Any]) -> str:
     rows = [["task", *(f"{int(length):,}" for length in lengths)]]
     for name, scores in [*summary["tasks"].items(), ("mean", summary["mean"])]:
         rows.append([name, *(_shown(scores.get(length)) for length in lengths)])
+    return as_markdown(rows)
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table, its head first; the first column to the left, figures to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| "
@@ -95,7 +102,8 @@ def draw(path: str, results: Sequence[Result]) -> bool:
         axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=8)
     figure.supxlabel("context, tokens", fontsize=9)
     figure.supylabel("depth of the needle", fontsize=9)
-    figure.savefig(path)
+    with open_to_write(path) as file:
+        figure.savefig(file, format="png")
     plt.close(figure)
     return True
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from ringworld.evaluate.tasks.names import RULER_THRESHOLD
 from ringworld.evaluate.tasks.task import Scored
-
-# Llama-2-7B (chat) at 4K in RULER's table, in percent: what a model must reach to be said to use a length.
-RULER_THRESHOLD = 85.6
 
 _CONTROLS = re.compile(r"[\x00-\x1f]")
 

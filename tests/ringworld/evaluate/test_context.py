@@ -10,9 +10,12 @@ from ringworld.evaluate.context import (
     context_stretches,
     contexts_of,
     given_context,
+    read_context,
+    score_context,
     short_loss,
     short_stretches,
 )
+from ringworld.evaluate.recipe import ContextConfig, context_config
 from tests.ringworld.corpus import TOKENIZER, prose, write_corpus
 
 TEXTS = [prose(0, 10), prose(1, 120), prose(2, 120), "A short one."]
@@ -29,6 +32,29 @@ def test_contexts_double_up_to_all_that_there_is():
     assert contexts_of(600, 512) == (88,)
     with pytest.raises(UserError, match="tail=512"):
         contexts_of(512, 512)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "tail", "contexts"),
+    [(64, 8, (32, 56)), (512, 64, (32, 64, 128, 256, 448)), (8192, 512, (512, 1024, 2048, 4096, 7680)), (20, 2, (18,))],
+)
+def test_a_shorter_sequence_has_a_shorter_tail_and_a_smaller_least_context(sequence, tail, contexts):
+    config = context_config(sequence, windows=2, short=256, documents=3)
+    assert config.tail == tail
+    assert contexts_of(sequence, config.tail, config.least) == contexts
+    assert config.short == min(256, sequence)
+
+
+def test_what_a_store_cannot_give_is_said_and_the_rest_is_measured(store):
+    asked = read_context(ContextConfig(64, 32, 2, 64, 8), store, 65536)
+    assert asked is not None
+    assert "has the 65537 tokens of a window" in asked.refused
+    assert asked.given is None
+    [rows] = asked.rows
+    found = score_context(asked, lambda rows: np.full(rows.tokens.shape, 3.0))
+    assert (found.given, found.short) == (None, 3.0)
+    assert len(rows.tokens) == 1
+    assert read_context(None, store, 512) is None
 
 
 def test_every_window_has_the_same_targets_after_each_context(store):

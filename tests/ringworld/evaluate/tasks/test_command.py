@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jax
 import pytest
 
 import ringworld.mesh
-from ringworld.data.tokenizers import ByteTokenizer
 from ringworld.evaluate.tasks.__main__ import main
 from ringworld.exits import USER_ERROR
 from ringworld.mesh import make_mesh
-from ringworld.model.config import ModelConfig, RopeConfig
-from ringworld.model.llama import init_params
-from ringworld.strict import to_mapping
-from ringworld.train.checkpoint import save_params
-from tests.ringworld.corpus import prose, write_corpus
-
-MODEL = ModelConfig(264, 1, 16, 2, 1, 8, 16, tied_embeddings=True, rope=RopeConfig(1e4))
-
-
-def write_stage(folder: Path, kind: str, recipe: dict, **inputs: str) -> Path:
-    """A finished stage's manifest; the folder of its outputs."""
-    (folder / "attempt-1").mkdir(parents=True)
-    refs = {port: {"stage": stage, "fingerprint": "f"} for port, stage in inputs.items()}
-    manifest = {"schema": 1, "kind": kind, "recipe": recipe, "inputs": refs, "attempt": 1, "values": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder / "attempt-1"
+from tests.ringworld.evaluate.stage import write_run
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory) -> str:
-    """text-600 of a run that trained on prose(0) and holds out prose(1)."""
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    ByteTokenizer().save(str(write_stage(run / "tokenizer", "tokenizer", {}) / "tokenizer"))
-    write_corpus(write_stage(run / "tokens", "tokens", {}, tokenizer="tokenizer"), [prose(0, 40), prose(1, 40)])
-    recipe = {"model": to_mapping(MODEL), "sequence": 600, "dtype": "float32"}
-    made = write_stage(run / "text-600", "train", recipe, tokens="tokens")
-    save_params(str(made / "params"), jax.tree.map(lambda leaf: leaf * 4, init_params(MODEL, jax.random.key(0))))
-    return str(run / "text-600")
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", 600)
 
 
 def test_a_stage_is_evaluated_on_what_its_run_holds_out(stage, tmp_path, monkeypatch, capsys):

@@ -84,6 +84,13 @@ def test_a_grid_goes_on_where_it_was_stopped_and_the_answers_are_the_same(tmp_pa
     assert Grid(folder, SETTINGS).answer(CELLS, TASKS, prompting(), never) == whole
 
 
+def test_a_grid_lives_in_a_bucket_as_in_a_folder():
+    there = Grid("memory://bucket/tasks", SETTINGS).answer(CELLS[:1], TASKS, prompting(), Knowing())
+    never = Knowing(after=0)
+    assert Grid("memory://bucket/tasks", SETTINGS).answer(CELLS[:1], TASKS, prompting(), never) == there
+    assert draw("memory://bucket/tasks/needles.png", there)
+
+
 def test_a_folder_of_another_grid_is_refused(tmp_path):
     Grid(str(tmp_path), SETTINGS)
     with pytest.raises(UserError, match="seed was 0, is 1"):

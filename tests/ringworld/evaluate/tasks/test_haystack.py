@@ -85,6 +85,16 @@ def test_the_held_out_documents_of_a_run_are_its_texts(tmp_path):
         make_haystack([Document("a", "0", " \n")], prompting().count)
 
 
+def test_what_is_also_trained_on_is_left_out_and_no_more_is_read_than_is_needed(tmp_path, monkeypatch):
+    store = write_corpus(tmp_path, [prose(0, 4), prose(1, 4), prose(2, 4), prose(3, 4)], held_out=3)
+    table = store.provenance()
+    copied = [table["sha256"][0], *table["sha256"][:1], *table["sha256"][2:]]
+    again = table.set_column(table.schema.get_field_index("sha256"), "sha256", pa.array([str(one) for one in copied]))
+    assert [d.text for d in held_out_documents(store, TOKENIZER, enough=10)] == [prose(1, 4)]
+    monkeypatch.setattr(type(store), "provenance", lambda self: again)
+    assert [found.text for found in held_out_documents(store, TOKENIZER)] == [prose(2, 4), prose(3, 4)]
+
+
 def test_needles_go_between_pieces_and_say_where_they_stand():
     pieces = Pieces(["a ", "b. ", "c ", "d. ", "e "], np.array([1, 0, 1, 0, 1], bool), np.array([1.0, 1, 5, 1, 2]))
     placed = place(pieces, 5, [(4, "X"), (0, "Y"), (4, "Z")])

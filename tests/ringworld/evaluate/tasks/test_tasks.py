@@ -10,6 +10,7 @@ import pytest
 from ringworld.errors import UserError
 from ringworld.evaluate.tasks import registry, wording
 from ringworld.evaluate.tasks.fitting import largest
+from ringworld.evaluate.tasks.names import ALONE, GROUPS, IN_DOCUMENTS, WITH_QUESTIONS, names_of
 from ringworld.evaluate.tasks.task import Ask, Example, Refused, make
 from tests.ringworld.evaluate.tasks.readers import read
 from tests.ringworld.evaluate.tasks.world import prompting, tasks
@@ -109,13 +110,19 @@ def test_a_length_that_holds_no_question_is_refused(name):
         build(name, 100)
 
 
+def test_every_name_has_a_task():
+    assert (tuple(registry.ALONE), tuple(registry.IN_DOCUMENTS)) == (ALONE, IN_DOCUMENTS)
+    assert tuple(registry.WITH_QUESTIONS) == WITH_QUESTIONS
+    assert {name for group in GROUPS.values() for name in group} == {*ALONE, *IN_DOCUMENTS, *WITH_QUESTIONS}
+
+
 def test_tasks_are_found_by_name_and_need_what_they_need():
-    assert set(registry.names_of(["ruler"], documents=False, questions=False)) == {
+    assert set(names_of(["ruler"], documents=False, questions=False)) == {
         "niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe",
     }  # fmt: skip
-    assert len(registry.names_of(["ruler", "vt"], documents=True, questions=True)) == 12
+    assert len(names_of(["ruler", "vt"], documents=True, questions=True)) == 12
     with pytest.raises(UserError, match="did you mean niah_single_1"):
-        registry.names_of(["niah_singel_1"], documents=True, questions=True)
+        names_of(["niah_singel_1"], documents=True, questions=True)
     with pytest.raises(UserError, match="give --haystack"):
         registry.tasks_of(["niah_single_2"], None, [])
     with pytest.raises(UserError, match="give --questions"):

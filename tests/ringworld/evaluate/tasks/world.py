@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 from ringworld.data.tokenizers import ByteTokenizer, Tokenizer, train_bpe
-from ringworld.evaluate.tasks import registry
 from ringworld.evaluate.tasks.haystack import Document, make_haystack
+from ringworld.evaluate.tasks.names import names_of
 from ringworld.evaluate.tasks.prompting import ModelPrompting, prompting_of
 from ringworld.evaluate.tasks.questions import Asked
+from ringworld.evaluate.tasks.registry import tasks_of
 from ringworld.evaluate.tasks.task import Task
 from ringworld.generate.checkpoint import Checkpoint
 from ringworld.model.config import ModelConfig, RopeConfig
@@ -46,5 +47,5 @@ def tasks() -> dict[str, Task]:
         for number in range(120)
         for answer in [f"number {number}"]
     ]
-    names = registry.names_of(["all"], documents=True, questions=True)
-    return {task.name: task for task in registry.tasks_of(names, haystack, asked)}
+    names = names_of(["all"], documents=True, questions=True)
+    return {task.name: task for task in tasks_of(names, haystack, asked)}
