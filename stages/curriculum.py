@@ -14,7 +14,7 @@ from ringworld.data.clean import PRESETS, Cleaning, cleaning_from
 from ringworld.data.sources import KINDS
 from ringworld.data.templates import OWN
 from ringworld.errors import UserError
-from ringworld.evaluate.recipe import TasksConfig, VideoNeedleConfig, VisionConfig
+from ringworld.evaluate.recipe import ContextConfig, TasksConfig, VideoNeedleConfig, VisionConfig, context_config
 from ringworld.evaluate.tasks.names import RULER_THRESHOLD
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.strict import from_mapping, to_mapping
@@ -103,14 +103,28 @@ class Vision:
 
 @dataclass(frozen=True)
 class ContextUse:
-    """What more context is worth: in at most `windows` windows of held-out documents, as long as the stage's sequence.
+    """What more context is worth: in windows of held-out documents, as long as the stage's sequence. tokens: of all
+    windows together, about; one is read at the least and `windows` at most.
 
     short: tokens of the beginnings of at most `documents` held-out documents, whose loss shows what is forgotten.
     """
 
-    windows: int = 4
+    tokens: int = 32768
+    windows: int = 16
     short: int = 512
     documents: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.windows, self.short, self.documents) < 1:
+            raise UserError(
+                f"context: tokens={self.tokens}, windows={self.windows}, short={self.short}, "
+                f"documents={self.documents}: 1 or more of each"
+            )
+
+    def at(self, sequence: int) -> ContextConfig:
+        """For a stage of so many tokens."""
+        windows = min(self.windows, max(1, self.tokens // sequence))
+        return context_config(sequence, windows, self.short, self.documents)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from infra.placement import Placement
 from infra.stage import Stage
 from ringworld.errors import UserError
-from ringworld.evaluate.recipe import ChatConfig, EvaluateRecipe, NeedleConfig, context_config
+from ringworld.evaluate.recipe import ChatConfig, EvaluateRecipe, NeedleConfig
 from ringworld.mesh import parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.model.sharding import check, check_memory
@@ -224,9 +224,7 @@ def _evaluation(
         if row.data == "chat"
         else None,
         vision=asked.vision if row.data in SEES else None,
-        context=context_config(row.sequence, asked.context.windows, asked.context.short, asked.context.documents)
-        if asked.context
-        else None,
+        context=asked.context.at(row.sequence) if asked.context else None,
         tasks=asked.tasks.at(row.sequence, chat=row.data in CONVERSES) if asked.tasks else None,
         seed=curriculum.seed,
         dtype=curriculum.dtype,

@@ -88,8 +88,9 @@ def test_every_stage_is_asked_what_its_length_holds():
     assert [recipe(stages[f"evaluate-{name}-128k"]).tasks.chat for name in ("text", "text-chat")] == [False, True]
     assert recipe(stages["evaluate-text-1m"]).context.tail == 512
     assert recipe(stages["evaluate-vision-1k"]).context.short == 1024
-    tiny = graph()
-    assert recipe(tiny["evaluate-vision-chat-2k"]).tasks.lengths == (1024, 2048)
+    assert [recipe(stages[f"evaluate-text-{name}"]).context.windows for name in ("32k", "1m")] == [16, 8]
+    tiny = graph(words=["evaluate.tasks.fractions=[0.5, 1.0]", "evaluate.tasks.lengths=[256, 4096]"])
+    assert recipe(tiny["evaluate-vision-chat-2k"]).tasks.lengths == (256, 1024, 2048)
     without = graph(words=["evaluate.context=null", "evaluate.tasks=null"])
     assert recipe(without["evaluate-text-1k"]).tasks is recipe(without["evaluate-text-1k"]).context is None
     assert "context" not in canonical(recipe(without["evaluate-text-1k"]))
