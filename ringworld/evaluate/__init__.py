@@ -9,6 +9,7 @@ context.py           what is more context worth, and is short text forgotten?
 tasks/               long-context tasks at any length: RULER's and others, by the sampler or a server
 
 harness.py           what EleutherAI's harness asks of a model; lm_eval.py joins the two
+positions.py         how far is it read past its context without training, by rule of positions?
 
 answers.py           of a chat stage: what do the answers of held-out conversations cost?
 passages.py          how deep in its prompt is an answer given?

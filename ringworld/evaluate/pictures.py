@@ -57,7 +57,7 @@ def draw_loss_given_context(path: str, found: Mapping[str, Any]) -> None:
         losses = found[key]
         axes.plot(
             contexts, losses, color=color, linewidth=2, marker="o", markersize=3.5,
-            label=f"{key}: lower by {losses[0] - losses[-1]:.3f}",
+            label=f"{key}: {losses[-1] - losses[0]:+.3f}",
         )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(contexts, [f"{context:,}" for context in contexts], fontsize=8)
