@@ -12,18 +12,18 @@ from typing import Any
 
 from infra.formats import MISSING, context
 from infra.markup import Html, element
-from infra.report_context import judged, sequence_of
+from infra.report_context import judged, on_text, sequence_of
 from infra.report_data import ReportData, StageReport
 from infra.report_figures import COLOURS, ticks
 from infra.report_parts import card, cell, decimal, fields, inner, number, section, table, text_at
 
 _GROUPS = (
     ("", 3), ("Held-out loss", 1), ("past the previous length", 2), ("More context", 1), ("Short text", 1),
-    ("Needles found", 2), ("Long-context tasks", 2),
+    ("Needles", 2), ("Tasks", 2),
 )  # fmt: skip
 _NAMES = (
-    "Context", "Theta", "before → after", "positions", "before → after", "lowers loss by", "before → after", "whole",
-    "digits", "mean", "effective length",
+    "Context", "Theta", "before → after", "from", "before → after", "lowers loss by", "before → after", "whole",
+    "digits", "mean", "effective",
 )  # fmt: skip
 _REASONS = {"context_refused": "loss after more context", "short_refused": "loss of short text"}
 
@@ -37,7 +37,7 @@ def proof(data: ReportData) -> Html | None:
     head = element("tr", None, element("th", None, "Stage"), *(element("th", {"class": "n"}, name) for name in _NAMES))
     parts = [
         element("div", {"class": "card scroll"}, element("table", None, groups, head, *map(_row, stages))),
-        _worth(stages),
+        _worth(on_text(data)),
         _tasks(stages),
         _unmeasured(stages),
     ]
@@ -58,11 +58,11 @@ def _row(stage: StageReport) -> Html:
     return element(
         "tr",
         None,
-        element("td", None, stage.name),
+        element("td", {"style": "white-space:nowrap"}, _trained(stage)),
         cell(context(sequence_of(stage))),
         cell(_theta(stage)),
         _fell(values, "loss_before", "loss_after"),
-        cell(f"past {context(past)}" if past else MISSING),
+        cell(context(past) if past else MISSING),
         cell(MISSING) if past == 0 else _fell(values, "loss_past_before", "loss_past_after"),
         _gain(values),
         _fell(values, "short_loss_before", "short_loss_after"),
@@ -71,6 +71,11 @@ def _row(stage: StageReport) -> Html:
         cell(_percent(values, "tasks_mean")),
         cell(MISSING if length is None else context(length) if length else "none"),
     )
+
+
+def _trained(stage: StageReport) -> str:
+    """The training stage that an evaluation is of."""
+    return stage.inputs.get("after", stage.name)
 
 
 def _theta(stage: StageReport) -> str:
@@ -104,7 +109,7 @@ def _percent(values: Mapping[str, Any], key: str, scale: float = 1) -> str:
 
 
 def _worth(stages: Sequence[StageReport]) -> Html | None:
-    """A curve for each stage: the loss of the same tokens after more and more context."""
+    """A curve for each stage: by how much the loss of the same tokens changes with more and more context."""
     drawn = []
     for stage in stages:
         found = inner(stage.values, "loss_given_context") or {}
@@ -112,17 +117,18 @@ def _worth(stages: Sequence[StageReport]) -> Html | None:
         if isinstance(contexts, list) and isinstance(losses, list):
             points = [(x, y) for x, y in zip(contexts, losses, strict=False) if _usable(x) and _usable(y) and x > 0]
             if len(points) > 1:
-                drawn.append((stage, points))
+                drawn.append((stage, [(x, y - points[0][1]) for x, y in points]))
     if not drawn:
         return None
     names = [
-        element("span", None, element("i", {"class": f"dot swatch c{place % COLOURS}"}, ""), stage.name)
+        element("span", None, element("i", {"class": f"dot swatch c{place % COLOURS}"}, ""), _trained(stage))
         for place, (stage, _) in enumerate(drawn)
     ]
     return card(
-        "Held-out loss of the same tokens after more and more context",
-        element("p", {"class": "soft"}, "A curve that goes on falling to its end belongs to a model that uses its "
-                "whole context. Stages of another length are asked about other tokens, so only the slopes compare."),
+        "What more context is worth",
+        element("p", {"class": "soft"}, "By how much the held-out loss of the same tokens changes, in nats per token, "
+                "when more of what stands before them is read than the least. A curve that goes on falling to its end "
+                "belongs to a model that uses its whole context."),
         _curves(drawn),
         element("div", {"class": "legend"}, *names),
     )  # fmt: skip
@@ -145,7 +151,13 @@ def _curves(drawn: Sequence[tuple[StageReport, Sequence[tuple[float, float]]]]) 
     for tick in ticks(least, most, 5):
         y = f"{at(contexts[0], tick)[1]:.1f}"
         parts.append(element("line", {"x1": left, "x2": width - right, "y1": y, "y2": y, "class": "grid"}))
-        parts.append(element("text", {"x": left - 8, "y": f"{float(y) + 4:.1f}", "class": "tick end"}, f"{tick:.3g}"))
+        parts.append(
+            element(
+                "text",
+                {"x": left - 8, "y": f"{float(y) + 4:.1f}", "class": "tick end"},
+                f"{tick:+.2g}" if tick else "0",
+            )
+        )
     for power in range(math.ceil(low), math.floor(high) + 1):
         place = {"x": f"{at(2**power, most)[0]:.1f}", "y": height - 10, "class": "tick middle"}
         parts.append(element("text", place, context(2**power)))
@@ -155,10 +167,10 @@ def _curves(drawn: Sequence[tuple[StageReport, Sequence[tuple[float, float]]]]) 
         parts.append(element("polyline", {"points": path, "class": f"curve {colour}"}))
         for x, y in points:
             across, down = at(x, y)
-            tip = element("title", None, f"{stage.name}: {y:.3f} nats per token after {x:,} tokens of context")
+            tip = element("title", None, f"{_trained(stage)}: {y:+.3f} nats per token after {x:,} tokens of context")
             spot = {"cx": f"{across:.1f}", "cy": f"{down:.1f}", "r": 5, "class": f"hover {colour}"}
             parts.append(element("circle", spot, tip))
-    title = element("title", None, "Held-out loss after more and more context, by stage")
+    title = element("title", None, "Change of the held-out loss after more and more context, by stage")
     return element("svg", {"viewBox": f"0 0 {width} {height}", "class": "chart", "role": "img"}, title, *parts)
 
 
@@ -175,7 +187,7 @@ def _tasks(stages: Sequence[StageReport]) -> Html | None:
         means = inner(asked, "mean") or {}
         for length in filter(str.isdecimal, means):
             shown = [_percent(inner(scores, name) or {}, length) for name in names]
-            rows.append((stage.name, context(int(length)), *shown, _percent(means, length)))
+            rows.append((_trained(stage), context(int(length)), *shown, _percent(means, length)))
     return table("Long-context tasks, by the length of the prompt", ("Stage", "Length", *names, "mean"), rows)
 
 
@@ -184,12 +196,12 @@ def _unmeasured(stages: Sequence[StageReport]) -> Html | None:
     for stage in stages:
         for key, name in _REASONS.items():
             if reason := text_at(stage.values, key):
-                facts[f"{stage.name}: no {name}"] = reason
+                facts[f"{_trained(stage)}: no {name}"] = reason
         asked = inner(stage.values, "tasks") or {}
         if reason := text_at(asked, "not_asked"):
-            facts[f"{stage.name}: no tasks"] = reason
+            facts[f"{_trained(stage)}: no tasks"] = reason
         for name, why in (inner(asked, "refused") or {}).items():
-            facts[f"{stage.name}: not {name}"] = str(why)
+            facts[f"{_trained(stage)}: not {name}"] = str(why)
     return card("Not measured", fields("", facts)) if facts else None
 
 

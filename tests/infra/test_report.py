@@ -165,7 +165,7 @@ def test_a_finished_run_is_shown_whole(store, stages):
     table = soup.find("h2", string="Does it use the longer context?").find_next("table")
     rows = [[cell.text for cell in row.find_all("td")] for row in table.find_all("tr") if row.find("td")]
     assert rows[0][:5] == ["eval-512", "512", "—", "6.910 → 3.600", "—"]
-    assert rows[4][:2] + rows[4][3:6] == ["eval-8k", "8K", "3.300 → 3.200", "past 4K", "3.900 → 3.100"]
+    assert rows[4][:2] + rows[4][3:6] == ["eval-8k", "8K", "3.300 → 3.200", "4K", "3.900 → 3.100"]
     assert rows[4][6:] == ["—", "—", "8%", "22%", "—", "—"]
     assert "512 to 8K tokens" in soup.select_one(".summary").text
     assert "every extension: the longer context is used" in soup.select_one(".summary").text

@@ -39,7 +39,8 @@ FULL: dict[str, Any] = {
 def stage(name: str, values: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> StageReport:
     unknown = dict.fromkeys(("series", "attempts", "seconds", "started", "finished", "host", "commit"))
     return StageReport(
-        name, "evaluate", "done", {}, recipe or {}, values, (), (), (), "0" * 64, versions={}, **unknown  # type: ignore[arg-type]
+        f"evaluate-{name}", "evaluate", "done", {"after": name}, recipe or {}, values, (), (), (), "0" * 64,
+        versions={}, **unknown,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -52,24 +53,24 @@ def rows(table: Any) -> list[list[str]]:
 
 
 def test_a_stage_is_a_row_with_every_figure_and_its_colour():
-    page = shown(stage("evaluate-1k", FULL))
+    page = shown(stage("1k", FULL))
     first, tasks = page.find_all("table")[:2]
     assert rows(first) == [
-        ["evaluate-1k", "1K", "4e+04", "5.000 → 4.500", "past 512", "5.250 → 4.375", "0.125", "4.750 → 4.875",
+        ["1k", "1K", "4e+04", "5.000 → 4.500", "512", "5.250 → 4.375", "0.125", "4.750 → 4.875",
          "25%", "50%", "38%", "512"],
     ]  # fmt: skip
     assert [cell.text for cell in first.select(".bad")] == ["4.750 → 4.875"]
     assert len(first.select(".good")) == 3
     assert rows(tasks) == [
-        ["evaluate-1k", "512", "100%", "0%", "50%"],
-        ["evaluate-1k", "1K", "50%", "—", "50%"],
+        ["1k", "512", "100%", "0%", "50%"],
+        ["1k", "1K", "50%", "—", "50%"],
     ]
     heads = [sum(int(cell.get("colspan", 1)) for cell in row.find_all("th")) for row in first.find_all("tr")[:2]]
     assert heads == [12, 12]
 
 
 def test_curves_fall_where_losses_do():
-    [line] = shown(stage("evaluate-1k", FULL), stage("evaluate-2k", {"loss_after": 1.0})).select("polyline")
+    [line] = shown(stage("1k", FULL), stage("2k", {"loss_after": 1.0})).select("polyline")
     points = [tuple(map(float, point.split(","))) for point in line["points"].split()]
     assert [x for x, _ in points] == sorted(x for x, _ in points)
     assert [y for _, y in points] == sorted(y for _, y in points)
@@ -78,12 +79,12 @@ def test_curves_fall_where_losses_do():
 
 
 def test_what_was_not_measured_is_a_dash_and_a_reason():
-    old = stage("evaluate-512", {"loss_after": 3.0}, {"sequence": 512, "model": {"rope": {"theta": 1e4}}})
+    old = stage("512", {"loss_after": 3.0}, {"sequence": 512, "model": {"rope": {"theta": 1e4}}})
     short = {"context_refused": f"no document {HOSTILE}", "tasks": {"not_asked": "ran in 2", "tasks": {}, "mean": {}}}
-    page = shown(old, stage("evaluate-1k", short))
-    assert rows(page.find("table"))[0] == ["evaluate-512", "512", "1e+04", "— → 3.000", *["—"] * 8]
-    assert "evaluate-1k: no loss after more context" in page.text
-    assert "evaluate-1k: no tasks" in page.text
+    page = shown(old, stage("1k", short))
+    assert rows(page.find("table"))[0] == ["512", "512", "1e+04", "— → 3.000", *["—"] * 8]
+    assert "1k: no loss after more context" in page.text
+    assert "1k: no tasks" in page.text
     assert "<script" not in str(page)
     assert not page.select("svg")
 
@@ -91,5 +92,5 @@ def test_what_was_not_measured_is_a_dash_and_a_reason():
 def test_a_run_without_evaluations_and_figures_of_other_kinds_are_borne():
     assert proof(ReportData("r", "p", "2026-11-20T10:00:00+00:00", ())) is None
     odd = {"loss_given_context": {"contexts": [0, "x"], "after": 3}, "tasks": {"mean": {"many": 1.0}, "tasks": []}}
-    page = shown(stage("evaluate-1k", odd), stage("evaluate-2k", {"theta": "x", "effective_length": 0}))
+    page = shown(stage("1k", odd), stage("2k", {"theta": "x", "effective_length": 0}))
     assert rows(page.find("table"))[1][-1] == "none"
