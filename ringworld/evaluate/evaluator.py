@@ -109,7 +109,7 @@ def _evaluate(job: EvaluateJob, mesh: jax.sharding.Mesh, vigil: Vigil) -> dict[s
         video = grade_video(needle.prompts, needle.places, found.hit, found.chosen)
     asked: list[Asked] = []
     results: list[Result] = []
-    not_asked = tasks.not_asked if tasks else ""
+    not_asked = ""
     rooms = [room_for(chosen), tasks.room if tasks else Room(0, 0)]
     if any(room.prompts for room in rooms):
         room = Room(*(max(sizes) for sizes in zip(*rooms, strict=True)))

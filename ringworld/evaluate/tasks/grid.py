@@ -97,13 +97,15 @@ def cells_of(tasks: Sequence[Task], lengths: Sequence[int], depths: Sequence[flo
 
 @dataclass(eq=False)
 class Grid:
-    """The folder of a grid, a path or URL. UserError when it holds another one."""
+    """The folder of a grid, a path or URL; None keeps nothing. UserError when it holds another one."""
 
-    folder: str
+    folder: str | None
     settings: Settings
     results: dict[Cell, Result] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.folder is None:
+            return
         path, mine = join(self.folder, "grid.json"), self.settings.mapping()
         theirs = _read(path)
         if theirs is not None:
@@ -113,6 +115,10 @@ class Grid:
                 raise UserError(f"--out {self.folder} holds another grid: {told}; give another folder")
         else:
             _write(path, mine)
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a cell's result lies in the folder."""
+        return self._kept(cell) is not None
 
     def answer(
         self,
@@ -165,7 +171,7 @@ class Grid:
         return make(task, Ask(cell.length, cell.depth, seed, prompting))
 
     def _kept(self, cell: Cell) -> Result | None:
-        found = _read(self._cell(cell))
+        found = None if self.folder is None else _read(self._cell(self.folder, cell))
         if found is None:
             return None
         examples = []
@@ -176,27 +182,30 @@ class Grid:
 
     def _keep(self, result: Result, on_cell: Callable[[Result], None]) -> None:
         cell = result.cell
-        _write(
-            self._cell(cell),
-            {
-                "task": cell.task,
-                "length": cell.length,
-                "depth": cell.depth,
-                "score": result.score,
-                "refused": result.refused,
-                "examples": [example.__dict__ for example in result.examples],
-            },
-        )
+        if self.folder is not None:
+            _write(
+                self._cell(self.folder, cell),
+                {
+                    "task": cell.task,
+                    "length": cell.length,
+                    "depth": cell.depth,
+                    "score": result.score,
+                    "refused": result.refused,
+                    "examples": [example.__dict__ for example in result.examples],
+                },
+            )
         self._done(result, on_cell)
 
     def _done(self, result: Result, on_cell: Callable[[Result], None]) -> None:
         self.results[result.cell] = result
         on_cell(result)
 
-    def _cell(self, cell: Cell) -> str:
-        return join(self.folder, "cells", f"{cell.name}.json")
+    def _cell(self, folder: str, cell: Cell) -> str:
+        return join(folder, "cells", f"{cell.name}.json")
 
     def _write_prompts(self, cell: Cell, examples: Sequence[Example]) -> None:
+        if self.folder is None:
+            return
         path = join(self.folder, "prompts", f"{cell.name}.jsonl.gz")
         lines = []
         for example in examples:

@@ -1,8 +1,8 @@
 """The tasks of an evaluation stage: which are asked of its weights, and what is told of them.
 
 Needles for documents are hidden in what the run holds out. Everything lies in `tasks/` beside the evaluation's other
-files, as `grid.py` writes it, so an attempt that is started again asks only what is missing. Answers come from a
-sampler, which runs in one process: an evaluation of several says that nothing was asked, and why.
+files, as `grid.py` writes it, so an attempt that is started again asks only what is missing. Of several processes each
+asks the same, and the first one keeps the answers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ringworld.data.files import join, write_json
 from ringworld.data.templates import source_of
@@ -19,7 +21,7 @@ from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import Tokenizer
 from ringworld.errors import UserError
 from ringworld.evaluate.answers import ends_of
-from ringworld.evaluate.asking import Room, one_process
+from ringworld.evaluate.asking import Room
 from ringworld.evaluate.recipe import EvaluateJob, TasksConfig
 from ringworld.evaluate.tasks.answerers import Answerer
 from ringworld.evaluate.tasks.grid import Cell, Grid, Result, Settings, cells_of
@@ -38,8 +40,7 @@ _HAYSTACK_LENGTHS = 4  # so many times the longest prompt is read of the held-ou
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """What is to be asked. left_out: of each task that cannot be asked at all, why. not_asked: why nothing is; empty
-    where something is."""
+    """What is to be asked. left_out: of each task that cannot be asked at all, why."""
 
     config: TasksConfig
     tasks: Mapping[str, Task]
@@ -47,7 +48,6 @@ class Planned:
     prompting: ModelPrompting
     settings: Settings
     left_out: Mapping[str, str]
-    not_asked: str
 
     @property
     def room(self) -> Room:
@@ -60,34 +60,42 @@ def plan_tasks(job: EvaluateJob, store: TokenStore, tokenizer: Tokenizer) -> Pla
     config = job.recipe.tasks
     if config is None:
         return None
-    not_asked = one_process("tasks are asked")
     prompting = prompting_of(_checkpoint(job, tokenizer), config.chat)
     names, left_out = names_of(config.names, documents=True, questions=False), {}
     haystack: Haystack | None = None
-    if not not_asked and set(names) & set(IN_DOCUMENTS):
+    if set(names) & set(IN_DOCUMENTS):
         try:
             documents = held_out_documents(store, tokenizer, _HAYSTACK_LENGTHS * max(config.lengths))
             haystack = make_haystack(documents, prompting.count)
         except UserError as none:  # for needles in documents; all other tasks are still asked
             left_out = {name: str(none) for name in names if name in IN_DOCUMENTS}
-    tasks = [] if not_asked else tasks_of([name for name in names if name not in left_out], haystack, [])
+    tasks = tasks_of([name for name in names if name not in left_out], haystack, [])
     settings = Settings(
         model=job.inputs.after, tokenizer=tokenizer.hash, haystack=haystack.sha256 if haystack else "", questions="",
         count=config.count, seed=job.recipe.seed, chat="own" if config.chat else "",
     )  # fmt: skip
     cells = cells_of(tasks, config.lengths, config.depths)
-    return Planned(config, {task.name: task for task in tasks}, tuple(cells), prompting, settings, left_out, not_asked)
+    return Planned(config, {task.name: task for task in tasks}, tuple(cells), prompting, settings, left_out)
 
 
 def ask_tasks(
     planned: Planned, output: str, answerer: Callable[[], Answerer], on_cell: Callable[[], None]
 ) -> tuple[list[Result], str]:
-    """The results, which lie in a folder of `output` now, and why there are none: what the model said is no number."""
+    """The results, which lie in a folder of `output` now, and why there are none: what the model said is no number.
+
+    Of several processes the first one has the results of all cells, the others of those that were asked now.
+    """
     if not planned.cells:
-        return [], planned.not_asked
-    grid = Grid(join(output, FOLDER), planned.settings)
+        return [], ""
+    first = jax.process_index() == 0
+    grid = Grid(join(output, FOLDER) if first else None, planned.settings)
+    cells = planned.cells
+    if jax.process_count() > 1:
+        # What lies in the folder changes while it is looked at: the first one's look counts.
+        kept = multihost_utils.broadcast_one_to_all(np.array([grid.has(cell) for cell in cells]))
+        cells = cells if first else tuple(cell for cell, done in zip(cells, kept, strict=True) if not done)
     try:
-        results = grid.answer(planned.cells, planned.tasks, planned.prompting, answerer, lambda _: on_cell())
+        results = grid.answer(cells, planned.tasks, planned.prompting, answerer, lambda _: on_cell())
     except UserError as broken:  # of the weights; the losses of such a model are still told
         return [], str(broken)
     return results, ""

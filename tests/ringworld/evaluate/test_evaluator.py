@@ -166,15 +166,6 @@ def test_a_chat_stage_is_asked_and_what_cannot_be_asked_is_named(job, figures):
     assert "In which year did it sink?" in (output / "transcript.md").read_text()
 
 
-def test_an_evaluation_of_several_processes_asks_nothing_and_says_why(job, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    chat = read_chat(job, load_tokenizer(job.inputs.tokenizer))
-    assert chat is not None
-    assert chat.chosen == ()
-    assert "ran in 2" in chat.not_asked
-    assert set(chat.talks) == {"qa", "chat"}
-
-
 def test_conversations_without_a_chat_recipe_and_a_recipe_without_conversations_are_refused(job):
     tokenizer = load_tokenizer(job.inputs.tokenizer)
     with pytest.raises(UserError, match=r"recipe.chat and inputs.conversations belong together"):

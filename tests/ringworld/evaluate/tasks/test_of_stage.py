@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.experimental import multihost_utils
 
 from ringworld.data.token_store import TokenStore
 from ringworld.errors import UserError
@@ -62,14 +63,22 @@ def test_tasks_are_asked_once_and_again_only_where_they_are_missing(planned, tmp
     assert (again, reader.asked) == (results, 22)
 
 
-def test_several_processes_ask_nothing_and_say_why(planned, tmp_path, monkeypatch):
+def test_of_several_processes_all_ask_what_the_first_one_has_not_kept_and_it_alone_writes(
+    planned, tmp_path, monkeypatch
+):
+    """Each process in turn here; the first one's look goes to the other by hand."""
+    plan, first, second, looks = planned(), Reader(), Reader(), []
+    ask_tasks(plan, str(tmp_path), lambda: first, lambda: None)
+    next((tmp_path / "tasks" / "cells").glob("passkey-900*")).unlink()
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    plan = planned()
-    assert plan.cells == ()
-    results, not_asked = ask_tasks(plan, str(tmp_path), Reader, lambda: None)
-    assert "tasks are asked in one process and this evaluation ran in 2" in not_asked
-    assert tasks_figures(plan, results, not_asked)["tasks_mean"] is None
-    assert not (tmp_path / "tasks").exists()
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda look: looks.append(look) or looks[0])
+    whole, _ = ask_tasks(plan, str(tmp_path), lambda: first, lambda: None)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    part, _ = ask_tasks(plan, str(tmp_path / "other"), lambda: second, lambda: None)
+    assert (first.asked, second.asked) == (20 + 2, 2)
+    assert [result for result in whole if result in part] == part
+    assert len(part) == 1
+    assert not (tmp_path / "other").exists()
 
 
 def test_without_held_out_documents_the_other_tasks_are_asked(planned, tmp_path):
