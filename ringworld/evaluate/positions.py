@@ -169,18 +169,14 @@ def _rows(
     from ringworld.data.token_store import TokenStore
     from ringworld.data.tokenizers import check_same
     from ringworld.evaluate.held_out import windows, windows_of
-    from ringworld.evaluate.tasks.haystack import given_documents, refuse_trained
+    from ringworld.evaluate.tasks.haystack import unseen_documents
     from ringworld.generate.checkpoint import tokens_of
 
     place = options.tokens or tokens_of(options.checkpoint)
     store = TokenStore.open(place) if place else None
     texts = []
     if options.documents:
-        documents = given_documents(options.documents)
-        if store is not None:
-            refuse_trained(documents, store)
-        else:
-            print("no --tokens: whether the model was trained on the documents is not checked", file=sys.stderr)
+        documents = unseen_documents(options.documents, store)
         texts = checkpoint.tokenizer.encode_batch([document.text for document in documents])
     elif store is None:
         raise UserError(f"{options.checkpoint} is no stage of a run: give --documents, or --tokens of a run")

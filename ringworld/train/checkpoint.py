@@ -92,7 +92,6 @@ class Checkpoints:
         self._failed = _FailedSaves()
 
     def __enter__(self) -> Checkpoints:
-        logging.getLogger("absl").addHandler(self._failed)
         return self
 
     def __exit__(
@@ -114,6 +113,8 @@ class Checkpoints:
         self._began, self._durable = time.perf_counter(), None
         metadata = {"checksums": checksums(state)}
         self.wait()
+        # Not before the first save: what Orbax says of a damaged checkpoint is no failure of one.
+        logging.getLogger("absl").addHandler(self._failed)
         self._manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=metadata, force=True)
 
     def saved_in(self) -> float | None:

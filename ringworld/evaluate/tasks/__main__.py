@@ -155,16 +155,12 @@ def _store(options: argparse.Namespace) -> str | None:
 
 def _haystack(options: argparse.Namespace, checkpoint: Checkpoint, store: str | None) -> Haystack | None:
     from ringworld.data.token_store import TokenStore
-    from ringworld.evaluate.tasks.haystack import given_documents, held_out_documents, make_haystack, refuse_trained
+    from ringworld.evaluate.tasks.haystack import held_out_documents, make_haystack, unseen_documents
     from ringworld.evaluate.tasks.prompting import prompting_of
 
     trained = TokenStore.open(store) if store else None
     if options.haystack:
-        documents = given_documents(options.haystack)
-        if trained is not None:
-            refuse_trained(documents, trained)
-        else:
-            print("no --tokens: whether the model was trained on the haystack is not checked", file=sys.stderr)
+        documents = unseen_documents(options.haystack, trained)
     elif trained is not None:
         documents = held_out_documents(trained, checkpoint.tokenizer)
     else:

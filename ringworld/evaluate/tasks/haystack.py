@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,17 @@ def given_documents(specs: Sequence[str]) -> list[Document]:
                 raise UserError(f"haystack: {raw.source}: {raw.reason} {raw.detail}; take it out")
             found.append(Document(raw.source, _sha256(raw.text), raw.text))
     return found
+
+
+def unseen_documents(specs: Sequence[str], store: TokenStore | None) -> list[Document]:
+    """Given documents, checked against the store that the model was trained on; where that is not known, stderr says
+    so. UserError as from `given_documents` and `refuse_trained`."""
+    documents = given_documents(specs)
+    if store is not None:
+        refuse_trained(documents, store)
+    else:
+        print("no --tokens: whether the model was trained on these documents is not checked", file=sys.stderr)
+    return documents
 
 
 def held_out_documents(store: TokenStore, tokenizer: Tokenizer, enough: int | None = None) -> list[Document]:
