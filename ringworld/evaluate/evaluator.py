@@ -9,8 +9,8 @@ questions may be asked, `questions.jsonl` (every question and answer) and `trans
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +18,14 @@ import numpy as np
 
 from ringworld.data.files import join, write_json
 from ringworld.data.token_store import TokenStore
-from ringworld.data.tokenizers import check_same, load_tokenizer
+from ringworld.data.tokenizers import Tokenizer, check_same, load_tokenizer
 from ringworld.errors import UserError
 from ringworld.evaluate import transcripts
-from ringworld.evaluate.answers import TalkScores, score_talks
+from ringworld.evaluate.answers import Answer, Talks, TalkScores, score_talks
 from ringworld.evaluate.asking import Asked, Room, ask, open_sampler, room_for
-from ringworld.evaluate.chat import chat_figures, read_chat
-from ringworld.evaluate.context import ContextScores, context_figures, read_context, score_context
-from ringworld.evaluate.held_out import windows
+from ringworld.evaluate.chat import HeldOutChat, chat_figures, read_chat
+from ringworld.evaluate.context import ContextScores, HeldOutContext, context_figures, read_context, score_context
+from ringworld.evaluate.held_out import Examples, windows
 from ringworld.evaluate.loss_by_position import PositionLoss, summarize
 from ringworld.evaluate.needle import Cell, Prompt, grade, needle_prompts, pack_prompts
 from ringworld.evaluate.pictures import draw_answers, draw_loss_by_position, draw_loss_given_context, draw_needle
@@ -35,10 +35,10 @@ from ringworld.evaluate.scorer import Rows, Scorer, Scores
 from ringworld.evaluate.seen_loss import SeenLoss, seen_loss
 from ringworld.evaluate.tasks.answerers import EngineAnswerer
 from ringworld.evaluate.tasks.grid import Result
-from ringworld.evaluate.tasks.of_stage import ask_tasks, plan_tasks, tasks_figures, write_tasks
+from ringworld.evaluate.tasks.of_stage import Planned, ask_tasks, plan_tasks, tasks_figures, write_tasks
 from ringworld.evaluate.video_needle import VideoCell, grade_video
-from ringworld.evaluate.vision import read_vision
-from ringworld.evaluate.vision_figures import draw, vision_figures, write_vision
+from ringworld.evaluate.vision import HeldOutVision, read_vision
+from ringworld.evaluate.vision_figures import Drawn, draw, vision_figures, write_vision
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.model.config import RopeConfig
 from ringworld.model.llama import Params, init_params
@@ -63,90 +63,139 @@ class _Losses(NamedTuple):
     seen: dict[str, SeenLoss]
 
 
+class _Found(NamedTuple):
+    """What came of it, under the weights before and after the stage; but for the losses, after it alone."""
+
+    before: _Losses
+    after: _Losses
+    cells: list[Cell]
+    video: list[VideoCell]
+    asked: list[Asked]
+    results: list[Result]
+    not_asked: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What is put before the model. questions, places: the needle's prompts as rows, and where each stands in them.
+
+    refused: lengths that no prompt could be made for, and why.
+    """
+
+    tokenizer: Tokenizer
+    text: Rows
+    prompts: Sequence[Prompt]
+    refused: dict[int, str]
+    questions: Rows
+    places: Sequence[tuple[int, int]]
+    context: HeldOutContext | None
+    tasks: Planned | None
+    chat: HeldOutChat | None
+    vision: HeldOutVision | None
+
+    @classmethod
+    def read(cls, job: EvaluateJob) -> _Given:
+        """UserError where the tokenizer is not the token store's."""
+        recipe, inputs = job.recipe, job.inputs
+        store, tokenizer = TokenStore.open(inputs.tokens), load_tokenizer(inputs.tokenizer)
+        check_same(store.info.tokenizer_hash, tokenizer.hash, f"evaluation of {inputs.tokens}")
+        text = windows(store, recipe.sequence, recipe.rows)
+        prompts, refused = needle_prompts(recipe.needle, store, tokenizer, recipe.seed)
+        questions, places = pack_prompts([prompt.tokens for prompt in prompts], recipe.sequence)
+        context, tasks = read_context(recipe.context, store, recipe.sequence), plan_tasks(job, store, tokenizer)
+        chat, vision = read_chat(job, tokenizer), read_vision(job, tokenizer)
+        return cls(tokenizer, text, prompts, refused, questions, places, context, tasks, chat, vision)
+
+    @property
+    def talks(self) -> Mapping[str, Talks]:
+        return self.chat.talks if self.chat else {}
+
+    @property
+    def seen(self) -> Mapping[str, Examples]:
+        return self.vision.corpora if self.vision else {}
+
+    @property
+    def chosen(self) -> list[Answer]:
+        """Questions that are asked."""
+        return [*(self.chat.chosen if self.chat else ()), *(self.vision.chosen if self.vision else ())]
+
+    def work(self, scorer: Scorer) -> int:
+        """Units of progress: batches that are scored, questions and cells that are asked."""
+        corpora = [found.rows for found in (*self.talks.values(), *self.seen.values())]
+        twice = [self.text, *(self.context.rows if self.context else ()), *corpora]
+        once = [self.questions, *([self.vision.needle.rows] if self.vision else [])]
+        batches = sum(scorer.batches(len(rows.tokens)) for rows in (*twice, *twice, *once))
+        return batches + len(self.chosen) + (len(self.tasks.cells) if self.tasks else 0)
+
+
 def _evaluate(job: EvaluateJob, mesh: jax.sharding.Mesh, vigil: Vigil) -> dict[str, Any]:
     recipe, inputs = job.recipe, job.inputs
     check(recipe.model, mesh.shape)
-    store, tokenizer = TokenStore.open(inputs.tokens), load_tokenizer(inputs.tokenizer)
-    check_same(store.info.tokenizer_hash, tokenizer.hash, f"evaluation of {inputs.tokens}")
-    documents = windows(store, recipe.sequence, recipe.rows)
-    prompts, refused = needle_prompts(recipe.needle, store, tokenizer, recipe.seed)
-    questions, places = pack_prompts([prompt.tokens for prompt in prompts], recipe.sequence)
-    context, tasks = read_context(recipe.context, store, recipe.sequence), plan_tasks(job, store, tokenizer)
-    chat, vision = read_chat(job, tokenizer), read_vision(job, tokenizer)
-    choices = vision.needle.choices.ids.shape[1:] if vision else (0, 0)
+    given = _Given.read(job)
+    choices = given.vision.needle.choices.ids.shape[1:] if given.vision else (0, 0)
     scorer = Scorer(recipe.model, mesh, recipe.dtype, job.options.loss_chunk, choices)
-    talks, seen = chat.talks if chat else {}, vision.corpora if vision else {}
-    chosen = [*(chat.chosen if chat else ()), *(vision.chosen if vision else ())]
-    twice = [documents, *(context.rows if context else ())]
-    twice += [*(found.rows for found in talks.values()), *(found.rows for found in seen.values())]
-    once = [questions, *([vision.needle.rows] if vision else [])]
-    batches = [scorer.batches(len(rows.tokens)) for rows in (*twice, *twice, *once)]
-    cells_asked = len(tasks.cells) if tasks else 0
-    progress = Progress(inputs.output, sum(batches) + len(chosen) + cells_asked, vigil)
-
-    def scored(params: Params, rope: RopeConfig) -> _Losses:
-        def of(rows: Rows) -> Scores:
-            return scorer.score(params, rope, rows, progress.advance)
-
-        first_seen = recipe.model.vocabulary
-        return _Losses(
-            summarize(of(documents).loss, documents.segments, recipe.past),
-            score_context(context, lambda rows: of(rows).loss) if context else None,
-            {corpus: score_talks(found, *of(found.rows)[:2]) for corpus, found in talks.items()},
-            {corpus: seen_loss(found, of(found.rows).loss, first_seen) for corpus, found in seen.items()},
-        )
-
-    before = scored(weights_before(job, mesh), recipe.before_rope or recipe.model.rope)
+    progress = Progress(inputs.output, given.work(scorer), vigil)
+    before = _losses(job, given, scorer, weights_before(job, mesh), recipe.before_rope or recipe.model.rope, progress)
     params = load_weights(inputs.after, recipe.model, mesh)
-    after = scored(params, recipe.model.rope)
-    cells: list[Cell] = []
-    if prompts:
-        cells = grade(prompts, places, scorer.score(params, recipe.model.rope, questions, progress.advance).hit)
-    video: list[VideoCell] = []
-    if vision and vision.needle.prompts:
-        needle = vision.needle
-        found = scorer.score(params, recipe.model.rope, needle.rows, progress.advance, needle.choices)
-        video = grade_video(needle.prompts, needle.places, found.hit, found.chosen)
-    asked: list[Asked] = []
-    results: list[Result] = []
-    not_asked = ""
-    rooms = [room_for(chosen), tasks.room if tasks else Room(0, 0)]
-    if any(room.prompts for room in rooms):
-        room = Room(*(max(sizes) for sizes in zip(*rooms, strict=True)))
-        sampler = open_sampler(recipe.model, params, mesh, recipe.dtype, tokenizer, room, job.options.slots)
-        asked = ask(sampler, chosen, vigil.beat, progress.advance)
-        if tasks:
-            answerer = EngineAnswerer(sampler, vigil.beat)
-            results, not_asked = ask_tasks(tasks, inputs.output, lambda: answerer, progress.advance)
-            del answerer
-        del sampler  # and its copy of the weights
-    in_chat = len(chat.chosen) if chat else 0
-    figures = _figures(job, before.text, after.text, cells, refused, len(documents.tokens))
-    first = jax.process_index() == 0
-    if first:
-        _write_pictures(job, before.text, after.text, cells)
-    if context and before.context and after.context:
-        figures |= context_figures(context, before.context, after.context)
-        if first and figures["loss_given_context"]:
-            draw_loss_given_context(join(inputs.output, "loss_given_context.png"), figures["loss_given_context"])
-    if tasks:
-        figures |= tasks_figures(tasks, results, not_asked)
-        if first and results:
-            write_tasks(tasks, inputs.output, results)
-    if chat:
-        figures["chat"] = chat_figures(chat, before.answers, after.answers, asked[:in_chat])
-        if first and chat.talks:
-            draw_answers(join(inputs.output, "answers.png"), figures["chat"]["corpora"])
-    if vision:
-        drawn = draw(vision, job, params, mesh, tokenizer, vigil.beat)
-        figures["vision"] = vision_figures(vision, before.seen, after.seen, video, asked[in_chat:], drawn)
-        if first:
-            write_vision(inputs.output, vision, video, drawn)
-    if first:
-        if chat or asked:
-            transcripts.write(inputs.output, asked, chat.not_asked if chat else "")
-        _write(inputs.output, figures, prompts)
+    after = _losses(job, given, scorer, params, recipe.model.rope, progress)
+    cells, video = _retrieved(job, given, scorer, params, progress)
+    found = _Found(before, after, cells, video, *_answered(job, given, params, mesh, vigil, progress))
+    drawn = draw(given.vision, job, params, mesh, given.tokenizer, vigil.beat) if given.vision else None
+    figures = _figures(job, given, found, drawn)
+    if jax.process_index() == 0:
+        _write(job, given, found, drawn, figures)
     return figures
+
+
+def _losses(
+    job: EvaluateJob, given: _Given, scorer: Scorer, params: Params, rope: RopeConfig, progress: Progress
+) -> _Losses:
+    def of(rows: Rows) -> Scores:
+        return scorer.score(params, rope, rows, progress.advance)
+
+    first_seen = job.recipe.model.vocabulary
+    return _Losses(
+        summarize(of(given.text).loss, given.text.segments, job.recipe.past),
+        score_context(given.context, lambda rows: of(rows).loss) if given.context else None,
+        {corpus: score_talks(found, *of(found.rows)[:2]) for corpus, found in given.talks.items()},
+        {corpus: seen_loss(found, of(found.rows).loss, first_seen) for corpus, found in given.seen.items()},
+    )
+
+
+def _retrieved(
+    job: EvaluateJob, given: _Given, scorer: Scorer, params: Params, progress: Progress
+) -> tuple[list[Cell], list[VideoCell]]:
+    """The cells of the needle's grid and of the video needle's."""
+    rope = job.recipe.model.rope
+    cells: list[Cell] = []
+    if given.prompts:
+        scores = scorer.score(params, rope, given.questions, progress.advance)
+        cells = grade(given.prompts, given.places, scores.hit)
+    if given.vision is None or not given.vision.needle.prompts:
+        return cells, []
+    needle = given.vision.needle
+    scores = scorer.score(params, rope, needle.rows, progress.advance, needle.choices)
+    return cells, grade_video(needle.prompts, needle.places, scores.hit, scores.chosen)
+
+
+def _answered(
+    job: EvaluateJob, given: _Given, params: Params, mesh: jax.sharding.Mesh, vigil: Vigil, progress: Progress
+) -> tuple[list[Asked], list[Result], str]:
+    """Replies to questions, cells of tasks, and why no tasks were asked, where there was a reason.
+
+    One sampler for both: it holds a copy of the weights, and is given back before pictures are drawn.
+    """
+    recipe, chosen, tasks = job.recipe, given.chosen, given.tasks
+    rooms = [room_for(chosen), tasks.room if tasks else Room(0, 0)]
+    if not any(room.prompts for room in rooms):
+        return [], [], ""
+    room = Room(*(max(sizes) for sizes in zip(*rooms, strict=True)))
+    sampler = open_sampler(recipe.model, params, mesh, recipe.dtype, given.tokenizer, room, job.options.slots)
+    asked = ask(sampler, chosen, vigil.beat, progress.advance)
+    if tasks is None:
+        return asked, [], ""
+    answerer = EngineAnswerer(sampler, vigil.beat)
+    return asked, *ask_tasks(tasks, job.inputs.output, lambda: answerer, progress.advance)
 
 
 def weights_before(job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
@@ -163,19 +212,13 @@ def weights_before(job: EvaluateJob, mesh: jax.sharding.Mesh) -> Params:
     )
 
 
-def _figures(
-    job: EvaluateJob,
-    before: PositionLoss,
-    after: PositionLoss,
-    cells: Sequence[Cell],
-    refused: dict[int, str],
-    rows: int,
-) -> dict[str, Any]:
-    return {
+def _figures(job: EvaluateJob, given: _Given, found: _Found, drawn: Drawn | None) -> dict[str, Any]:
+    before, after, cells = found.before.text, found.after.text, found.cells
+    figures: dict[str, Any] = {
         "sequence": job.recipe.sequence,
         "past": job.recipe.past,
         "theta": job.recipe.model.rope.theta,
-        "rows": rows,
+        "rows": len(given.text.tokens),
         "loss_before": before.mean,
         "loss_after": after.mean,
         "loss_past_before": before.mean_past,
@@ -184,16 +227,37 @@ def _figures(
         "needle_exact": float(np.mean([cell.exact for cell in cells])) if cells else None,
         "needle_digits": float(np.mean([cell.digits for cell in cells])) if cells else None,
         "needle_cells": [asdict(cell) for cell in cells],
-        "needle_refused": {str(length): reason for length, reason in refused.items()},
+        "needle_refused": {str(length): reason for length, reason in given.refused.items()},
     }
+    in_chat = len(given.chat.chosen) if given.chat else 0
+    if given.context and found.before.context and found.after.context:
+        figures |= context_figures(given.context, found.before.context, found.after.context)
+    if given.tasks:
+        figures |= tasks_figures(given.tasks, found.results, found.not_asked)
+    if given.chat:
+        figures["chat"] = chat_figures(given.chat, found.before.answers, found.after.answers, found.asked[:in_chat])
+    if given.vision and drawn:
+        figures["vision"] = vision_figures(
+            given.vision, found.before.seen, found.after.seen, found.video, found.asked[in_chat:], drawn
+        )
+    return figures
 
 
-def _write_pictures(job: EvaluateJob, before: PositionLoss, after: PositionLoss, cells: Sequence[Cell]) -> None:
-    draw_loss_by_position(join(job.inputs.output, "loss_by_position.png"), before, after, job.recipe.past)
-    if cells:
-        draw_needle(join(job.inputs.output, "needle.png"), cells)
-
-
-def _write(output: str, figures: dict[str, Any], prompts: Sequence[Prompt]) -> None:
-    asked = [{"length": p.length, "depth": p.depth, "city": p.city, "number": p.number} for p in prompts]
-    write_json(join(output, "evaluation.json"), {**figures, "needle_prompts": asked})
+def _write(job: EvaluateJob, given: _Given, found: _Found, drawn: Drawn | None, figures: dict[str, Any]) -> None:
+    """Pictures, transcripts and records; evaluation.json last."""
+    output = job.inputs.output
+    draw_loss_by_position(join(output, "loss_by_position.png"), found.before.text, found.after.text, job.recipe.past)
+    if found.cells:
+        draw_needle(join(output, "needle.png"), found.cells)
+    if figures.get("loss_given_context"):
+        draw_loss_given_context(join(output, "loss_given_context.png"), figures["loss_given_context"])
+    if given.tasks and found.results:
+        write_tasks(given.tasks, output, found.results)
+    if given.talks:
+        draw_answers(join(output, "answers.png"), figures["chat"]["corpora"])
+    if given.vision and drawn:
+        write_vision(output, given.vision, found.video, drawn)
+    if given.chat or found.asked:
+        transcripts.write(output, found.asked, given.chat.not_asked if given.chat else "")
+    prompts = [{"length": p.length, "depth": p.depth, "city": p.city, "number": p.number} for p in given.prompts]
+    write_json(join(output, "evaluation.json"), {**figures, "needle_prompts": prompts})

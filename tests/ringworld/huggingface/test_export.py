@@ -1,10 +1,14 @@
 """A run's stage, as its manifests and its artifact lie on disk, becomes a folder that is whole and says its origin."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +25,7 @@ from ringworld.huggingface.export import export
 from ringworld.model.config import RopeConfig
 from ringworld.train.checkpoint import save_params
 from ringworld.train.weights import load_weights
+from tests.infra.gcs import Cloud, serve, variables
 from tests.ringworld.huggingface.folders import LLAMA, mesh_of, random_params
 
 CONFIG = replace(LLAMA, vocabulary=264, vision_vocabulary=24, head_norms=True, rope=RopeConfig(160_000.0))
@@ -83,6 +88,38 @@ def test_a_stage_comes_back_bit_for_bit_with_its_tokenizer_and_its_template(run,
     loaded = jax.tree.map(np.asarray, load_weights(str(out), CONFIG, mesh_of("fsdp=2,tensor=2")))
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     assert main(["inspect", str(out)]) == 0
+
+
+def through_a_bucket(run: str, out: str):
+    """Run in a process of its own: clients of Google's storage keep the first address that they are given."""
+    fsspec.filesystem("gs").put(run, "bucket/runs/small", recursive=True)
+    words = ["root=gs://bucket/runs", "run=small", "stage=text-chat-512", "to=gs://bucket/models/chat"]
+    assert flow.main([*words, "shard_gb=0.00002"]) == 0
+    found = open_checkpoint("gs://bucket/models/chat")
+    assert found.config == CONFIG
+    np.testing.assert_array_equal(found.tokenizer.encode("naïve\n"), ByteTokenizer().encode("naïve\n"))
+    loaded = load_weights("gs://bucket/models/chat", CONFIG, mesh_of("fsdp=1"))
+    np.savez(out, *map(np.asarray, jax.tree.leaves(loaded)))
+
+
+def test_a_run_in_a_bucket_is_exported_to_a_bucket_and_comes_back_from_there(run, params, tmp_path):
+    script = (
+        "from tests.ringworld.huggingface.test_export import through_a_bucket; "
+        f"through_a_bucket({str(run)!r}, {str(tmp_path / 'back.npz')!r})"
+    )
+    with serve(Cloud(tmp_path)) as address:
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | variables(address) | {"PYTHONPATH": str(Path(__file__).parents[3])},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert "gs://bucket/models/chat: qwen3" in ran.stdout
+    with np.load(tmp_path / "back.npz") as back:
+        for name, leaf in zip(back, jax.tree.leaves(params), strict=True):
+            np.testing.assert_array_equal(back[name], leaf)
 
 
 def test_the_card_tells_the_stages_lengths_figures_and_origin(run, tmp_path):

@@ -86,7 +86,7 @@ class Lost(Exception):
 class Options:
     """faults, seed: which strike. folder: everything lies in it, on the caller to remove. steps: of each stage.
 
-    curriculum: a file of this folder.
+    curriculum: a file of this folder. early: see `faults.draw`.
     """
 
     faults: int
@@ -94,6 +94,7 @@ class Options:
     folder: Path
     steps: int = 300
     curriculum: str = "curriculum.yaml"
+    early: float = 0.15
 
 
 def run(
@@ -133,7 +134,7 @@ def run(
         calm, report.calm_seconds = _calm(scene("calm", "placement.frozen_seconds=300"))
         say(f"calm run: {report.calm_seconds:.0f} s, {len(calm.manifests)} stages")
         kinds = tuple(kind for kind in KINDS if kind not in skipped)
-        faults = draw(options.faults, options.seed, kinds)[len(report.faults) :]
+        faults = draw(options.faults, options.seed, kinds, options.early)[len(report.faults) :]
         while faults and not report.wrong:
             report.rounds += 1
             dice = random.Random(f"{options.seed} {report.rounds}")

@@ -206,13 +206,16 @@ class Planned:
     early: bool
 
 
-def draw(count: int, seed: int, kinds: tuple[str, ...]) -> list[Planned]:
-    """The faults of a campaign, a pure function of its arguments. Every kind comes once before any comes again."""
+def draw(count: int, seed: int, kinds: tuple[str, ...], early: float = 0.15) -> list[Planned]:
+    """The faults of a campaign, a pure function of its arguments. Every kind comes once before any comes again.
+
+    early: share of those that do not wait until the flow has recovered from the one before.
+    """
     dice = random.Random(seed)
     order: list[str] = []
     while len(order) < count:
         order += dice.sample(kinds, len(kinds))
-    return [Planned(kind, dice.uniform(0.0, 1.5), dice.random() < 0.15) for kind in order[:count]]
+    return [Planned(kind, dice.uniform(0.0, 1.5), dice.random() < early) for kind in order[:count]]
 
 
 def _some_trainer(stand: Stand) -> Trainer | None:
