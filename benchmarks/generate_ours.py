@@ -1,4 +1,5 @@
-"""The side of ringworld in benchmarks/generate.py: a worker process that reads prompts and draws tokens."""
+"""The side of ringworld in benchmarks/generate.py and needle_grid.py: a worker process that reads prompts and draws
+tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +14,13 @@ import jax
 import numpy as np
 
 from benchmarks.worker import serve, timed
+from ringworld.evaluate.needle import Prompt, pack_prompts
+from ringworld.evaluate.scorer import Scorer
 from ringworld.generate.engine import Engine, Request
 from ringworld.generate.programs import Programs
 from ringworld.huggingface.config_json import read_config
 from ringworld.mesh import make_mesh, parse_mesh
+from ringworld.model.llama import Params
 from ringworld.model.rope import make_rope
 from ringworld.train.weights import load_weights
 
@@ -27,13 +31,15 @@ class Side:
     def __init__(self) -> None:
         self._programs: Programs | None = None
         self._engine: Engine | None = None
+        self._params: Params = {}
         self._prompts = 0
+        self._scorer: Scorer | None = None
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         mesh = make_mesh(parse_mesh(request["mesh"]))
         config = read_config(request["folder"])
-        params = load_weights(request["folder"], config, mesh)
-        self._programs = Programs(config, params, make_rope(config.rope, config.head_dim), mesh, "float32")
+        self._params = load_weights(request["folder"], config, mesh)
+        self._programs = Programs(config, self._params, make_rope(config.rope, config.head_dim), mesh, "float32")
         return {}
 
     def prefill(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +71,31 @@ class Side:
         held = sum(part.data.nbytes for layer in engine._cache for x in layer for part in x.addressable_shards)
         return {"held": held, "counted": engine.cache_shape.bytes, "length": engine.length}
 
+    def grade(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Seconds to say of prompts whether a greedy reader would answer them so: rows packed, read and graded."""
+        assert self._programs is not None
+        programs = self._programs
+        if self._scorer is None:
+            self._scorer = Scorer(programs.config, programs.mesh, "float32", 1024)
+        scorer, exact = self._scorer, []
+        with np.load(request["prompts"]) as held:
+            prompts = [held[name] for name in held]
+        answers = np.load(request["answers"])
+
+        def run() -> None:
+            asked = [
+                Prompt(len(prompt) + len(answer) - 1, 0.0, "", "", np.append(prompt, answer), len(answer))
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ]
+            rows, places = pack_prompts([prompt.tokens for prompt in asked], request["sequence"])
+            hit = scorer.score(self._params, programs.config.rope, rows).hit
+            exact[:] = [
+                bool(hit[row, slot + prompt.length - prompt.answer : slot + prompt.length].all())
+                for prompt, (row, slot) in zip(asked, places, strict=True)
+            ]
+
+        return timed(run) | {"exact": exact}
+
     def gemm(self, request: dict[str, Any]) -> dict[str, Any]:
         """A float32 product of 2048 x 2048 matrices: this machine's limit."""
         matrix, product = np.ones((2048, 2048), np.float32), jax.jit(lambda x: x @ x)
@@ -89,4 +120,4 @@ class Side:
 
 if __name__ == "__main__":
     side = Side()
-    serve({name: getattr(side, name) for name in ("load", "prefill", "decode", "cache", "gemm")})
+    serve({name: getattr(side, name) for name in ("load", "prefill", "decode", "cache", "gemm", "grade")})

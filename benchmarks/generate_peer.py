@@ -1,9 +1,10 @@
-"""The side of transformers in benchmarks/generate.py: the same Llama on torch, with its own cache."""
+"""The side of transformers in benchmarks/generate.py and needle_grid.py: the same Llama on torch, its own cache."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch  # pyright: ignore[reportMissingImports] (an extra)
 import transformers
 
@@ -57,10 +58,31 @@ class Side:
             told = timed(lambda: [step() for _ in range(request["steps"])])
             return {name: seconds / request["steps"] for name, seconds in told.items()}
 
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Seconds to answer prompts one after the other by generate(); the ids go into a file, int64 [prompts, new]."""
+        new, found = request["new"], []
+        with np.load(request["prompts"]) as held:
+            prompts = [torch.from_numpy(held[name].astype(np.int64))[None] for name in held]
+
+        def run() -> None:
+            found.clear()
+            for prompt in prompts:
+                seen = torch.ones_like(prompt)
+                out = self._model.generate(
+                    input_ids=prompt, attention_mask=seen, max_new_tokens=new, min_new_tokens=new, do_sample=False,
+                    pad_token_id=0,
+                )  # fmt: skip
+                found.append(out[0, prompt.shape[1] :].numpy())
+
+        with torch.inference_mode():
+            told = timed(run)
+        np.save(request["answers"], np.stack(found))
+        return told
+
     def _prompt(self, rows: int, tokens: int) -> Any:
         return torch.randint(0, self._model.config.vocab_size, (rows, tokens))
 
 
 if __name__ == "__main__":
     side = Side()
-    serve({name: getattr(side, name) for name in ("make", "threads", "prefill", "decode")})
+    serve({name: getattr(side, name) for name in ("make", "threads", "prefill", "decode", "answer")})

@@ -5,8 +5,8 @@
 - The flow first makes everything, documents to the last evaluation: the data, and the programs in the compile cache.
 - Then it trains the text stages again (`force=`), which needs nothing else: the time of the whole command counts, from
   Python's start over Ray's to the report.
-- By hand: `python -m ringworld.train` on the very jobs of that run, one after the other, from the same weights, with the
-  same compile cache, into another folder. Losses must be the same to the last bit.
+- By hand: `python -m ringworld.train` on the very jobs of that run, one after the other, from the same weights and with
+  the same compile cache, into another folder. Losses must be the same to the last bit.
 
 KEY=VALUE words go to the flow, as in stages.text-512.steps=100. With --folder, what is there is used again. Speeds of
 this machine change by the minute: the steps' own seconds of both sides are in the table too.

@@ -1,9 +1,14 @@
 """Folders written by hand, weight by weight, are read on any mesh; damaged and foreign ones are refused by name."""
 
 import json
+import os
 import shutil
+import socket
 import struct
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import fsspec
 import jax
@@ -12,9 +17,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ringworld.distributed import join
 from ringworld.errors import UserError
 from ringworld.huggingface.families import INDEX
 from ringworld.huggingface.read import check_folder
+from ringworld.mesh import make_mesh, parse_mesh
 from ringworld.train.weights import load_weights
 from tests.ringworld.huggingface.folders import LLAMA, SHARDS, STATED, by_hand, llama_folder, mesh_of, random_params
 
@@ -36,6 +43,44 @@ def same(loaded, params):
 @pytest.mark.parametrize("mesh", ["fsdp=1", "fsdp=2,tensor=2", "tensor=2,ring=4"])
 def test_every_weight_is_read_as_it_was_written(folder, params, mesh):
     same(load_weights(str(folder), LLAMA, mesh_of(mesh)), params)
+
+
+def one_of_two(rank: int, coordinator: str, folder: str, written: str):
+    """A process of a job: its own device has half of what is split, and every bit of it is right."""
+    join(coordinator, 2, rank, "")
+    loaded = load_weights(folder, LLAMA, make_mesh(parse_mesh("fsdp=2")))
+    split = 0
+    with np.load(written) as wholes:
+        for mine, name in zip(jax.tree.leaves(loaded), wholes, strict=True):
+            (shard,) = mine.addressable_shards
+            split += shard.data.size < wholes[name].size
+            np.testing.assert_array_equal(np.asarray(shard.data), wholes[name][shard.index])
+    assert split > 5
+
+
+def test_two_processes_read_a_folder_together(folder, params):
+    np.savez(folder / "written.npz", *jax.tree.leaves(params))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    script = "from tests.ringworld.huggingface.test_read import one_of_two; one_of_two({}, {!r}, {!r}, {!r})"
+    calm = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script.format(rank, coordinator, str(folder), str(folder / "written.npz"))],
+            cwd=Path(__file__).parents[3],
+            env=calm,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [rank.communicate(timeout=200)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], said
 
 
 def test_a_folder_is_read_from_a_url_without_an_index_and_in_16_bits(tmp_path, params):
