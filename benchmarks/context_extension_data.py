@@ -4,8 +4,8 @@
 - `rows-LENGTH/` holds what a stage trains on, made of windows of the training documents, as a model of this size does
   not learn from text alone to look a number up. Into half of them needles and the questions about them are put, with
   the sentence, the question and the numbers of the test (`ringworld.evaluate.needle`). In the others a passage comes
-  again later, word for word: copying it is the same skill, with hundreds of tokens to learn it from instead of five.
-  Every other passage is of random tokens, which nothing but copying predicts.
+  again and again, word for word: copying it is the same skill, with hundreds of tokens to learn it from instead of
+  five. Every other passage is of random tokens, which nothing but copying predicts.
 - The loss counts the answers and the repeated passages, and of the text a random share, so that it does not drown them;
   of needles and questions nothing else. The tokenizer is trained on text and needles.
 - A half of the tokens are in documents as long as the row. The others are shorter, down to a quarter of the first row
@@ -223,22 +223,26 @@ def needle_document(
 def echo_document(
     text: np.ndarray, length: int, phrases: Phrases, counted: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, marks) of `length` tokens and one: text in which a passage, 1 to 3 eighths of it, comes again later.
+    """(ids, marks) of `length` tokens and one: text in which a passage comes again and again, at any distance.
 
-    In every other document, by chance, the passage is of random tokens. Arguments as in `needle_document`. marks: 1 for
-    the passage when it comes again, but for its first token, and for the share `counted` of the text.
+    The passage has a sixteenth to a quarter of the tokens, its copies have about three quarters; in every other
+    document, by chance, it is of random tokens. Arguments as in `needle_document`. marks: 1 for every copy but the
+    first one and but its first token, and for the share `counted` of the text.
     """
-    passage = int(length * rng.uniform(1 / 8, 3 / 8))
-    room = length - 1 - passage
-    first = int(rng.integers(room - passage + 1))
-    again = int(rng.integers(first + passage, room + 1))
-    copied = np.append(0, np.ones(passage - 1, np.int32))
+    size = max(2, int(length * rng.uniform(1 / 16, 1 / 4)))
+    copies = max(2, int(0.75 * length / size))
+    room = length - 1 - copies * size
+    passage = text[room : room + size] if rng.integers(2) else rng.integers(phrases.end_of_text - 1, size=size)
+    copied = np.append(0, np.ones(size - 1, np.int32))
     seen = (rng.random(room) < counted).astype(np.int32)
-    text, said = text[:room].copy(), slice(first, first + passage)
-    if rng.integers(2):
-        text[said], seen[said] = rng.integers(phrases.end_of_text - 1, size=passage), 0
-    ids = [text[:again], text[said], text[again:], np.full(2, phrases.end_of_text)]
-    return np.concatenate(ids), np.concatenate([seen[:again], copied, seen[again:], np.array([1, 0])])
+    ids, marks, used = [], [], 0
+    for number, place in enumerate(np.sort(rng.integers(room + 1, size=copies)).tolist()):
+        ids += [text[used:place], passage]
+        marks += [seen[used:place], copied if number else np.zeros(size, np.int32)]
+        used = place
+    ids += [text[used:room], np.full(2, phrases.end_of_text)]
+    marks += [seen[used:], np.array([1, 0])]
+    return np.concatenate(ids), np.concatenate(marks)
 
 
 def _write_rows(

@@ -32,8 +32,10 @@ from ringworld.evaluate.scorer import Rows, Scorer
 from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import MeshSpec
 from ringworld.model.config import ModelConfig
+from ringworld.model.llama import init_params
 from ringworld.strict import to_mapping
 from ringworld.train import trainer
+from ringworld.train.checkpoint import save_params
 from ringworld.train.progress import read_progress
 from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, TrainOptions, TrainRecipe
 from ringworld.train.weights import load_weights
@@ -133,22 +135,41 @@ class Experiment:
 
     def _job(self, stage: Stage) -> TrainJob:
         settings = self._settings
-        scratch = stage.after is None
+        begins = stage.after is None
         falls = stage.arm == "base" and stage.length == settings.lengths[0]
         optimizer = OptimizerConfig(
             stage.rate,
             schedule="cosine" if falls else "constant",
-            warmup_steps=min(50 if scratch else 5, max(1, stage.steps // 4)),
+            warmup_steps=min(50 if begins else 5, max(1, stage.steps // 4)),
             minimum_rate=stage.rate / 10 if falls else 0.0,
         )
         recipe = TrainRecipe(
             self._model(stage), stage.length, stage.batch_tokens, stage.steps, optimizer, settings.seed,
-            dtype="bfloat16" if settings.dtype == "bfloat16" else "float32", init="scratch" if scratch else "params",
+            dtype="bfloat16" if settings.dtype == "bfloat16" else "float32", init="params",
         )  # fmt: skip
         data, folder = self._data, self._stage_folder(stage.key)
-        before = None if stage.after is None else str(self._stage_folder(stage.after) / "params")
+        before = self._start(stage) if stage.after is None else str(self._stage_folder(stage.after) / "params")
         inputs = TrainInputs(data.plan(stage.length, stage.naive), data.rows(stage.length), str(folder), params=before)
         return TrainJob(recipe, inputs, TrainOptions(save_every=0, save_seconds=SAVE_SECONDS, keep=1))
+
+    def _start(self, stage: Stage) -> str:
+        """Random weights of a deviation of 1 / sqrt(embed), made where they are missing.
+
+        Those of a recipe that begins from scratch have 0.02, which suits thousands of dimensions. With 128, logits would
+        be so small that it takes hundreds of steps to make them grow.
+        """
+        folder, model = self._folder / "start", self._model(stage)
+        factor = model.embed_dim**-0.5 / 0.02
+        if not (folder / "done").exists():
+            fresh = init_params(model, jax.random.key(self._settings.seed))
+            save_params(
+                str(folder / "params"),
+                jax.tree_util.tree_map_with_path(
+                    lambda path, leaf: leaf if path[-1].key.endswith("norm") else leaf * factor, fresh
+                ),
+            )
+            (folder / "done").touch()
+        return str(folder / "params")
 
     def _model(self, stage: Stage) -> ModelConfig:
         return self._settings.model(self._vocabulary, stage.rope)

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.context_extension import conduct
 from benchmarks.context_extension_arms import Settings, probes, stages
-from benchmarks.context_extension_data import Phrases, needle_document
+from benchmarks.context_extension_data import Phrases, echo_document, needle_document
 from benchmarks.context_extension_report import TITLES, tables
 from benchmarks.context_extension_run import Experiment
 from ringworld.data.loader import Loader
@@ -90,6 +90,21 @@ def test_a_document_with_needles_asks_for_each_once_after_it_was_said(whole):
                 (asked if city in said else said)[city] = number
             assert said == asked
             assert sorted(tokenizer.decode(ids[marks == 1]).split()) == sorted(asked.values())
+
+
+def test_a_passage_that_comes_again_counts_from_its_second_token_on(whole):
+    folder, settings = whole
+    tokenizer = load_tokenizer(str(folder / "data" / "tokenizer"))
+    phrases, rng = Phrases.of(tokenizer, settings.seed), np.random.default_rng(1)
+    for length in (64, 256, 999):
+        for _ in range(20):
+            ids, marks = echo_document(np.arange(length) + 10_000, length, phrases, 0.0, rng)
+            assert len(ids) == len(marks) == length + 1
+            counted = np.flatnonzero(marks[:-2])
+            assert 0.2 < len(counted) / length < 0.8
+            for place in counted.tolist():
+                bigrams = zip(ids[: place - 1].tolist(), ids[1:place].tolist(), strict=True)
+                assert (ids[place - 1], ids[place]) in set(bigrams)
 
 
 def test_naive_rows_differ_from_masked_ones_in_what_tokens_see_alone(whole):
