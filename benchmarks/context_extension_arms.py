@@ -49,7 +49,7 @@ class Settings:
     mlp: int = 256
     vocabulary: int = 1024
     dtype: str = "float32"
-    base_steps: tuple[int, ...] = (1500, 400, 600)
+    base_steps: tuple[int, ...] = (3000, 600, 900)
     base_tokens: int = 2048
     base_rate: float = 3e-3
     stage_steps: int = 30

@@ -1,18 +1,12 @@
 """The data of the experiment: the text, and for each length documents to look things up in, which fit its rows.
 
 - `text/` holds the documents as they are, some of them held out: what is measured reads those alone.
-- `rows-LENGTH/` holds what a stage trains on, made of windows of the training documents, as a model of this size does
-  not learn from text alone to look a number up. Into half of them needles and the questions about them are put, with
-  the sentence, the question and the numbers of the test (`ringworld.evaluate.needle`). In the others a passage comes
-  again and again, word for word: copying it is the same skill, with hundreds of tokens to learn it from instead of
-  five. Every other passage is of random tokens, which nothing but copying predicts.
-- The loss counts the answers and the repeated passages, and of the text a random share, so that it does not drown them;
-  of needles and questions nothing else. The tokenizer is trained on text and needles.
+- `rows-LENGTH/` holds what a stage trains on, made of windows of the training documents: half of them with needles, the
+  others with passages that come again (`context_extension_documents`). The loss counts what is to be recalled, and of
+  the text a random share, so that it does not drown that. The tokenizer is trained on text and needles.
 - A half of the tokens are in documents as long as the row. The others are shorter, down to a quarter of the first row
   or to what one needle needs (lengths even in their logarithm), and share rows.
-- Two plans of the same rows: masked, and naive, where a row is one example. Every document ends with two end-of-text
-  ids, of which the first is a target, so that a naive row has a separator between its documents, and both plans have
-  the same inputs and the same targets.
+- Two plans of the same rows, with the same inputs and the same targets: masked, and naive, where a row is one example.
 """
 
 from __future__ import annotations
@@ -26,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.context_extension_arms import Settings, Stage
+from benchmarks.context_extension_documents import Phrases, echo_document, needle_document, spoken
 from ringworld.data.files import write_json
 from ringworld.data.packing import cut_in_rows, pack
 from ringworld.data.plan import PackingPlan
@@ -42,12 +37,9 @@ from ringworld.data.token_store import (
 )
 from ringworld.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from ringworld.errors import UserError
-from ringworld.evaluate.needle import CITIES, QUESTION, SENTENCE, SENTENCE_END
 
 DOCUMENT_BYTES = 1 << 18  # of each source that is a distribution
 TRAINED_BYTES = 1 << 22  # of text that the tokenizer is trained on
-ROOM = 1.5  # tokens of a document with needles, at least, for each token of needles and questions
-NUMBERS = 20_000
 SPARE = 1.05  # more documents than the steps read: best fit leaves some slots empty
 
 
@@ -121,19 +113,8 @@ def _tokenizer(settings: Settings, texts: Sequence[str]) -> Tokenizer:
         return ByteTokenizer()
     rng, each = np.random.default_rng((settings.seed, 1)), TRAINED_BYTES // len(texts)
     shown = [text[:each] for text in texts]
-    spoken = _spoken(rng)
-    return train_bpe(
-        [*shown, *(_spoken(rng) for _ in range(sum(map(len, shown)) // (2 * len(spoken))))], settings.vocabulary
-    )
-
-
-def _spoken(rng: np.random.Generator) -> str:
-    city, number = CITIES[rng.integers(len(CITIES))], _number(rng)
-    return f"{SENTENCE.format(city=city)} {number}{SENTENCE_END}{QUESTION.format(city=city)} {number}\n"
-
-
-def _number(rng: np.random.Generator) -> str:
-    return str(rng.integers(1_000_000, 10_000_000))
+    length = len(spoken(rng))
+    return train_bpe([*shown, *(spoken(rng) for _ in range(sum(map(len, shown)) // (2 * length)))], settings.vocabulary)
 
 
 def _write_text(data: Data, settings: Settings, tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]) -> TokenStore:
@@ -153,96 +134,6 @@ def _write_text(data: Data, settings: Settings, tokenizer: Tokenizer, texts: Seq
     }
     write_index(data.text, info, pa.table(columns, schema=INDEX_SCHEMA))
     return TokenStore.open(data.text)
-
-
-@dataclass(frozen=True, eq=False)
-class Phrases:
-    """Ids of everything that is put into text: by city the sentence before its number and the question, what ends a
-    sentence, and numbers."""
-
-    sentences: Sequence[np.ndarray]
-    questions: Sequence[np.ndarray]
-    end: np.ndarray
-    numbers: Sequence[np.ndarray]
-    end_of_text: int
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, seed: int) -> Phrases:
-        rng = np.random.default_rng((seed, 2))
-        numbers = [f" {_number(rng)}" for _ in range(NUMBERS)]
-        return cls(
-            tokenizer.encode_batch([SENTENCE.format(city=city) for city in CITIES]),
-            tokenizer.encode_batch([QUESTION.format(city=city) for city in CITIES]),
-            tokenizer.encode(SENTENCE_END),
-            tokenizer.encode_batch(numbers),
-            tokenizer.eos_id,
-        )
-
-    @property
-    def pair(self) -> int:
-        """Tokens of a needle and its question, the longest ones."""
-        longest = [max(map(len, part)) for part in (self.sentences, self.questions, self.numbers)]
-        return longest[0] + longest[1] + 2 * (longest[2] + len(self.end))
-
-
-def needle_document(
-    text: np.ndarray, length: int, phrases: Phrases, counted: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, marks) of `length` tokens and one: text with needles of different cities, each asked for once, later.
-
-    text: int [at least length]. In half of the documents all questions stand at the end, as in the test; in the others
-    one stands anywhere after its needle. marks: 1 for the tokens of answers, and for this share of the text's tokens.
-    """
-    most = min(len(CITIES), max(1, int(length / (ROOM * phrases.pair))))
-    # The test has one needle; most is learned of many.
-    cities = rng.permutation(len(CITIES))[: 1 if rng.integers(2) else int(rng.integers(1, most + 1))]
-    at_end = bool(rng.integers(2))
-    put: list[tuple[float, np.ndarray, np.ndarray]] = []
-    for number, city in enumerate(cities.tolist()):
-        value = phrases.numbers[int(rng.integers(len(phrases.numbers)))]
-        needle = np.concatenate([phrases.sentences[city], value, phrases.end])
-        asked = np.concatenate([phrases.questions[city], value, phrases.end])
-        marks = np.zeros(len(asked), np.int32)
-        marks[len(phrases.questions[city]) : len(asked) - len(phrases.end)] = 1
-        first, second = (rng.random(), 1.0 + number) if at_end else sorted(rng.random(2))
-        put += [(first, needle, np.zeros(len(needle), np.int32)), (second, asked, marks)]
-    taken = sum(len(ids) for _, ids, _ in put)
-    room = length - 1 - taken
-    seen = (rng.random(room) < counted).astype(np.int32)
-    ids, marks, used = [], [], 0
-    for place, piece, answer in sorted(put, key=lambda item: item[0]):
-        end = round(min(place, 1.0) * room)
-        ids += [text[used:end], piece]
-        marks += [seen[used:end], answer]
-        used = end
-    ids += [text[used:room], np.full(2, phrases.end_of_text)]
-    marks += [seen[used:], np.array([1, 0])]
-    return np.concatenate(ids), np.concatenate(marks)
-
-
-def echo_document(
-    text: np.ndarray, length: int, phrases: Phrases, counted: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, marks) of `length` tokens and one: text in which a passage comes again and again, at any distance.
-
-    The passage has a sixteenth to a quarter of the tokens, its copies have about three quarters; in every other
-    document, by chance, it is of random tokens. Arguments as in `needle_document`. marks: 1 for every copy but the
-    first one and but its first token, and for the share `counted` of the text.
-    """
-    size = max(2, int(length * rng.uniform(1 / 16, 1 / 4)))
-    copies = max(2, int(0.75 * length / size))
-    room = length - 1 - copies * size
-    passage = text[room : room + size] if rng.integers(2) else rng.integers(phrases.end_of_text - 1, size=size)
-    copied = np.append(0, np.ones(size - 1, np.int32))
-    seen = (rng.random(room) < counted).astype(np.int32)
-    ids, marks, used = [], [], 0
-    for number, place in enumerate(np.sort(rng.integers(room + 1, size=copies)).tolist()):
-        ids += [text[used:place], passage]
-        marks += [seen[used:place], copied if number else np.zeros(size, np.int32)]
-        used = place
-    ids += [text[used:room], np.full(2, phrases.end_of_text)]
-    marks += [seen[used:], np.array([1, 0])]
-    return np.concatenate(ids), np.concatenate(marks)
 
 
 def _write_rows(

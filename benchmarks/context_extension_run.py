@@ -155,8 +155,8 @@ class Experiment:
     def _start(self, stage: Stage) -> str:
         """Random weights of a deviation of 1 / sqrt(embed), made where they are missing.
 
-        Those of a recipe that begins from scratch have 0.02, which suits thousands of dimensions. With 128, logits would
-        be so small that it takes hundreds of steps to make them grow.
+        Those of a recipe that begins from scratch have 0.02, which suits thousands of dimensions. With 128, logits are
+        so small then that hundreds of steps pass until they have grown.
         """
         folder, model = self._folder / "start", self._model(stage)
         factor = model.embed_dim**-0.5 / 0.02
