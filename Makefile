@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup curriculum test lint format bench parity clean
+.PHONY: setup curriculum test test-all lint format bench parity clean
 
 setup: $(VENV)/ready
 
@@ -24,6 +24,11 @@ curriculum: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore tests/system
 	$(BIN)/python -m pytest tests/system
+
+# With the cases that `test` leaves out for their time.
+test-all: setup
+	$(BIN)/python -m pytest -m '' -n 2 --dist loadfile tests --ignore tests/system
+	$(BIN)/python -m pytest -m '' tests/system
 
 lint: setup
 	$(BIN)/ruff check .

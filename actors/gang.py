@@ -34,7 +34,7 @@ from infra.verdict import DONE, PREEMPTED, STALLED, USER_ERROR, RankExit, Verdic
 
 GRACE_SECONDS = 6.0
 # The siblings of a failed rank wait in a collective that will never end: they have nothing to save.
-_CONDEMNED_GRACE_SECONDS = 3.0
+_CONDEMNED_GRACE_SECONDS = 1.0
 # A reserved host that does not answer at all for so long is broken: its machine, its network or its Python.
 _ANSWER_SECONDS = 120.0
 _TAIL_LINES = 40

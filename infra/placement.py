@@ -33,7 +33,7 @@ _OWNED_BY_THE_GANG = ("RINGWORLD_", "RAY_", "MEGASCALE_")
 class Placement:
     """A request for machines.
 
-    resources: per host, in the scheduler's names: {"CPU": 4}, {"GPU": 8}, {"TPU": 4, "CPU": 8}; "memory" is in bytes.
+    resources: per host, in the scheduler's names: {"CPU": 4}, {"GPU": 8}, {"TPU": 4}; "memory" is in bytes.
     topology: of one TPU slice, such as "4x8x8"; None for other kinds.
     accelerator: what the chips are, such as "v4" or "H100": needed for TPUs, for GPUs of use to a plan alone.
     slices: TPU slices joined by the data-centre network; `hosts` is a multiple of it.
@@ -77,7 +77,7 @@ class Placement:
         return self.kind != "cpu"
 
     def request(self) -> str:
-        """For people: 'CPU: 2 x 1', 'TPU: 64 x 4, CPU: 64 x 8'."""
+        """For people: 'CPU: 2 x 1', 'GPU: 1 x 8, memory: 1 x 205 GiB'."""
         return ", ".join(f"{name}: {self.hosts} x {_amount(name, size)}" for name, size in self.resources.items())
 
     def widths(self) -> tuple[Placement, ...]:

@@ -1,11 +1,11 @@
-"""The report's sections on the length of context: whether it is used, where, and what stages of other data cost.
+"""The report's pictures of how context is used, and what stages of other data cost; the figures: `report_proof`.
 
 Stages of text are those whose evaluation measured nothing else; conversations and pictures have sections of their own.
 """
 
 from __future__ import annotations
 
-from infra.formats import MISSING, context
+from infra.formats import context
 from infra.markup import Html, element
 from infra.report_data import ReportData, StageReport
 from infra.report_parts import cell, fall, number, pictures, section
@@ -13,13 +13,20 @@ from infra.report_parts import cell, fall, number, pictures, section
 _TITLES = {
     "needle.png": "Needles found, by document length and depth",
     "loss_by_position.png": "Held-out loss by position in the document",
+    "loss_given_context.png": "Held-out loss of the same tokens after more context",
+    "needles.png": "Tasks with a needle, by length and depth",
 }
 _OTHER = ("chat", "vision")  # what an evaluation measured besides text
 
 
+def judged(data: ReportData) -> list[StageReport]:
+    """The evaluations that are done, in order."""
+    return [stage for stage in data.of_kind("evaluate") if stage.values]
+
+
 def on_text(data: ReportData) -> list[StageReport]:
     """The evaluations of stages of text, in order."""
-    return [stage for stage in _judged(data) if not any(stage.values.get(name) for name in _OTHER)]
+    return [stage for stage in judged(data) if not any(stage.values.get(name) for name in _OTHER)]
 
 
 def sequence_of(stage: StageReport) -> float | None:
@@ -30,48 +37,6 @@ def fell_in(stage: StageReport, before: str, after: str) -> bool | None:
     """Whether a figure fell; None where it is not known."""
     first, last = number(stage.values, before), number(stage.values, after)
     return None if first is None or last is None else last < first
-
-
-def contexts(data: ReportData) -> Html | None:
-    judged = on_text(data)
-    if not judged:
-        return None
-    rows = []
-    for stage in judged:
-        values = stage.values
-        past = number(values, "past")
-        needle = number(values, "needle_exact")
-        digits = number(values, "needle_digits")
-        rows.append(
-            element(
-                "tr",
-                None,
-                element("td", None, stage.name),
-                cell(context(sequence_of(stage))),
-                *fall(values, "loss_before", "loss_after"),
-                cell(f"past {context(past)}" if past else MISSING),
-                *fall(values, "loss_past_before", "loss_past_after"),
-                cell(MISSING if needle is None else f"{100 * needle:.0f}%"),
-                cell(MISSING if digits is None else f"{100 * digits:.0f}%"),
-            )
-        )
-    groups = element(
-        "tr",
-        {"class": "group"},
-        element("th", None, ""),
-        element("th", None, ""),
-        element("th", {"colspan": 3}, "Held-out loss, all positions"),
-        element("th", {"colspan": 4}, "Held-out loss past the previous length"),
-        element("th", {"colspan": 2}, "Needles found"),
-    )
-    names = ("Context", "before", "after", "change", "positions", "before", "after", "change", "whole", "digits")
-    head = element("tr", None, element("th", None, "Stage"), *(element("th", {"class": "n"}, name) for name in names))
-    return section(
-        "Does it use the longer context?",
-        "Mean loss (nats per token) on documents kept out of training, by the model before and after each stage. The "
-        "test is the second group: positions further into a document than the previous stage ever saw.",
-        element("div", {"class": "card scroll"}, element("table", None, groups, head, *rows)),
-    )
 
 
 def positions(data: ReportData) -> Html | None:
@@ -98,7 +63,7 @@ def forgetting(data: ReportData) -> Html | None:
             cell(context(sequence_of(stage))),
             *fall(stage.values, "loss_before", "loss_after"),
         )
-        for stage in _judged(data)
+        for stage in judged(data)
         if stage not in text
     ]
     if not rows:
@@ -111,7 +76,3 @@ def forgetting(data: ReportData) -> Html | None:
         "on conversations or pictures.",
         element("div", {"class": "card scroll"}, element("table", None, head, *rows)),
     )
-
-
-def _judged(data: ReportData) -> list[StageReport]:
-    return [stage for stage in data.of_kind("evaluate") if stage.values]

@@ -14,13 +14,14 @@ from infra.goodput import total
 from infra.markup import Html, element
 from infra.records import flatten
 from infra.report_chat import chat
-from infra.report_context import contexts, fell_in, forgetting, on_text, positions, sequence_of
+from infra.report_context import fell_in, forgetting, on_text, positions, sequence_of
 from infra.report_corpus import corpus
 from infra.report_data import ReportData, StageReport
 from infra.report_figures import Curve, Node, chart, graph, short
 from infra.report_goodput import failures, goodput
 from infra.report_packing import packing
 from infra.report_parts import fields, number, section, tile
+from infra.report_proof import proof
 from infra.report_speed import speed
 from infra.report_style import STYLE
 from infra.report_vision import vision
@@ -58,7 +59,7 @@ def render(data: ReportData) -> str:
         element("title", None, f"{data.run}: Ringworld run"),
         Html(f"<style>{STYLE}</style>"),
     )
-    results = (contexts, positions, chat, vision, forgetting)
+    results = (proof, positions, chat, vision, forgetting)
     sections = (_header, _stages, failures, _training, goodput, speed, *results, corpus, packing, _details, _provenance)
     main = element("main", None, *(part(data) for part in sections))
     return "<!doctype html>\n" + element("html", {"lang": "en"}, head, element("body", None, main)) + "\n"

@@ -14,7 +14,8 @@ from ringworld.data.clean import PRESETS, Cleaning, cleaning_from
 from ringworld.data.sources import KINDS
 from ringworld.data.templates import OWN
 from ringworld.errors import UserError
-from ringworld.evaluate.recipe import VideoNeedleConfig, VisionConfig
+from ringworld.evaluate.recipe import ContextConfig, TasksConfig, VideoNeedleConfig, VisionConfig, context_config
+from ringworld.evaluate.tasks.names import RULER_THRESHOLD
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.strict import from_mapping, to_mapping
 from ringworld.synthesis.exchanges import TalkRules
@@ -101,8 +102,66 @@ class Vision:
 
 
 @dataclass(frozen=True)
+class ContextUse:
+    """What more context is worth: in windows of held-out documents, as long as the stage's sequence. tokens: of all
+    windows together, about; one is read at the least and `windows` at most.
+
+    short: tokens of the beginnings of at most `documents` held-out documents, whose loss shows what is forgotten.
+    """
+
+    tokens: int = 32768
+    windows: int = 16
+    short: int = 512
+    documents: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.windows, self.short, self.documents) < 1:
+            raise UserError(
+                f"context: tokens={self.tokens}, windows={self.windows}, short={self.short}, "
+                f"documents={self.documents}: 1 or more of each"
+            )
+
+    def at(self, sequence: int) -> ContextConfig:
+        """For a stage of so many tokens."""
+        windows = min(self.windows, max(1, self.tokens // sequence))
+        return context_config(sequence, windows, self.short, self.documents)
+
+
+@dataclass(frozen=True)
+class TasksUse:
+    """Long-context tasks: `count` examples of each at each length and depth. names: of tasks and groups, as in
+    `ringworld.evaluate.tasks`.
+
+    fractions: lengths as shares of the stage's sequence. lengths: in tokens, those that the stage's sequence holds.
+    """
+
+    names: tuple[str, ...]
+    fractions: tuple[float, ...] = ()
+    lengths: tuple[int, ...] = ()
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    count: int = 1
+    threshold: float = RULER_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if not (self.fractions or self.lengths) or not all(0 < share <= 1 for share in self.fractions):
+            raise UserError(
+                f"tasks.fractions={list(self.fractions)}, lengths={list(self.lengths)}: give shares in 0..1 of the "
+                f"sequence, or lengths in tokens, as in fractions: [0.5, 1.0]"
+            )
+        self.at(1 << 60, chat=False)  # refuses what no stage could be asked
+
+    def at(self, sequence: int, chat: bool) -> TasksConfig | None:
+        """What a stage of so many tokens is asked; None where it holds none of the lengths."""
+        lengths = {max(1, round(sequence * share)) for share in self.fractions}
+        lengths |= {length for length in self.lengths if length <= sequence}
+        if not lengths:
+            return None
+        return TasksConfig(self.names, tuple(sorted(lengths)), self.depths, self.count, chat, self.threshold)
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """needle_fractions: needle lengths as shares of the stage's sequence.
+    """needle_fractions: needle lengths as shares of the stage's sequence. context, tasks: null leaves them out.
 
     conversations, questions: of chat stages and of each corpus, held-out ones that are scored and that are asked.
     vision: of stages that see; videos of more frames than a row holds are left out of the needle's grid.
@@ -114,6 +173,8 @@ class Evaluation:
     rounds: int = 1
     conversations: int = 64
     questions: int = 16
+    context: ContextUse | None = field(default_factory=ContextUse)
+    tasks: TasksUse | None = None
     vision: VisionConfig = field(default_factory=lambda: VisionConfig(VideoNeedleConfig((4, 16, 64, 256))))
 
 

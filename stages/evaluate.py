@@ -3,7 +3,8 @@
 Inputs: `after` (the training stage), `before` (the one it started from, if any), `tokens`, `tokenizer`; of a chat
 stage `conversations`, whose held-out ones it is asked; of a vision stage `vision` (its examples), `codes` (the clips
 that they were made of) and `vqgan`.
-Output: `evaluation.json`, `loss_by_position.png`, `needle.png`; of a chat stage also `answers.png`, of a vision stage
+Output: `evaluation.json`, `loss_by_position.png`, `loss_given_context.png`, `needle.png`, the folder `tasks` with every
+prompt, reply and score of the long-context tasks; of a chat stage also `answers.png`, of a vision stage
 `video_needle.png`, `samples.png`; of both `questions.jsonl`, `transcript.md`.
 """
 
@@ -18,6 +19,13 @@ from ringworld.strict import from_mapping
 from stages.process import run_module, written
 
 CODE_VERSION = 1
+FOLDER = "tasks"  # of `ringworld.evaluate.tasks.of_stage`
+
+_PICTURES = (
+    "loss_by_position.png", "needle.png", "loss_given_context.png", f"{FOLDER}/needles.png", "answers.png",
+    "video_needle.png", "samples.png",
+)  # fmt: skip
+_ASKED = ("questions.jsonl", "transcript.md", f"{FOLDER}/summary.json")
 
 
 def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
@@ -53,6 +61,7 @@ def run(context: StageContext, recipe: EvaluateRecipe) -> Result:
     run_module(context, "ringworld.evaluate", ["--recipe", path], watch=watch)
     figures = read_json(join(context.attempt_dir, "evaluation.json"))
     del figures["needle_prompts"]
-    pictures = ("loss_by_position.png", "needle.png", "answers.png", "video_needle.png", "samples.png")
-    asked = ("questions.jsonl", "transcript.md")
-    return Result(written(context.attempt_dir, "evaluation.json", *pictures, *asked, "job.yaml"), figures)
+    main = written(context.attempt_dir, "evaluation.json", *_PICTURES, *_ASKED, "job.yaml")
+    # Cells are many, and who shows a run takes the first files of a stage.
+    cells = [path for path in written(context.attempt_dir, FOLDER) if path not in main]
+    return Result((*main, *cells), figures)

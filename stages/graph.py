@@ -48,7 +48,7 @@ from stages.pack_conversations import PackConversationsRecipe
 from stages.site import Site
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
-from stages.training import SEES, Training
+from stages.training import CONVERSES, SEES, Training
 
 
 def build(curriculum: Curriculum, site: Site) -> list[Stage]:
@@ -224,6 +224,8 @@ def _evaluation(
         if row.data == "chat"
         else None,
         vision=asked.vision if row.data in SEES else None,
+        context=asked.context.at(row.sequence) if asked.context else None,
+        tasks=asked.tasks.at(row.sequence, chat=row.data in CONVERSES) if asked.tasks else None,
         seed=curriculum.seed,
         dtype=curriculum.dtype,
     )

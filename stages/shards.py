@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ringworld.data.files import join, list_files, open_to_read, read_table, write_whole
+from ringworld.data.files import exists, join, list_files, open_to_read, read_table, write_whole
 
 _TOLD = b"ringworld.done"
 
@@ -37,6 +37,11 @@ def committed(folder: str) -> set[str]:
 
 def read_shard(folder: str, name: str) -> pa.Table:
     return read_table(join(folder, f"{name}.parquet")).replace_schema_metadata(None)
+
+
+def told_before(folder: str, name: str) -> dict[str, Any] | None:
+    """What `commit_shard` was told by a worker that died before it could say so itself; None for a shard to be made."""
+    return read_told(folder, name) if exists(join(folder, f"{name}.parquet")) else None
 
 
 def read_told(folder: str, name: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ Data = Literal["text", "chat", "vision", "vision-chat"]
 # Of conversations: the names in `Sources` and in a mixture.
 CHAT, QA = CONVERSATION_CORPORA = ("chat", "qa")
 SEES = ("vision", "vision-chat")
+CONVERSES = ("chat", "vision-chat")
 CORPORA: Mapping[str, tuple[str, ...]] = {
     "chat": CONVERSATION_CORPORA,
     "vision": ("text", "image", "video"),

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 # Before anything imports JAX or Ray, which read these once in the life of a process.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Compiling is most of what the tests' processes do, and these programs are too small to win it back by running faster.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+)
 
 
 @pytest.fixture(scope="session")

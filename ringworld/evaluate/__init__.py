@@ -5,6 +5,11 @@ held_out.py          held-out documents as rows: windows of text, whole examples
 scorer.py            one compiled forward pass that serves all losses
 loss_by_position.py  does the model use what lies further back? loss of each position, before and after the stage
 needle.py            can it find one sentence in a long text? prompts for a grid of lengths and depths
+context.py           what is more context worth, and is short text forgotten?
+tasks/               long-context tasks at any length: RULER's and others, by the sampler or a server
+
+harness.py           what EleutherAI's harness asks of a model; lm_eval.py joins the two
+positions.py         how far is it read past its context without training, by rule of positions?
 
 answers.py           of a chat stage: what do the answers of held-out conversations cost?
 passages.py          how deep in its prompt is an answer given?

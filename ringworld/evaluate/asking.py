@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,6 +42,18 @@ class Asked:
     f1: float
 
 
+class Room(NamedTuple):
+    """What a sampler must hold: tokens of the longest prompt with its answer, and how many prompts there are."""
+
+    context: int
+    prompts: int
+
+
+def room_for(answers: Sequence[Answer]) -> Room:
+    """For the questions before these answers."""
+    return Room(max((len(answer.prompt) + _room(answer) for answer in answers), default=0), len(answers))
+
+
 def choose(answers: Sequence[Answer], most: int, seed: int) -> list[Answer]:
     """At most `most` of them: as many of each class of depth as there are, those of no depth being one class.
 
@@ -57,15 +69,13 @@ def choose(answers: Sequence[Answer], most: int, seed: int) -> list[Answer]:
 
 
 def open_sampler(
-    config: ModelConfig, params: Params, mesh: Mesh, dtype: str, tokenizer: Tokenizer, answers: Sequence[Answer],
-    slots: int,
+    config: ModelConfig, params: Params, mesh: Mesh, dtype: str, tokenizer: Tokenizer, room: Room, slots: int
 ) -> Sampler:  # fmt: skip
-    """A sampler of these weights with room for each of these questions. slots: at most, for each data x fsdp shard."""
+    """A sampler of these weights. slots: at most, for each data x fsdp shard."""
     programs = Programs(config, params, make_rope(config.rope, config.head_dim), mesh, dtype)
     shards = programs.batch_shards
-    context = max(len(answer.prompt) + _room(answer) for answer in answers)
-    slots = min(slots, -(-len(answers) // shards)) * shards
-    engine = Engine(programs, slots=slots, context=context, chunk=min(_CHUNK, max(1, context // 16)))
+    slots = min(slots, -(-room.prompts // shards)) * shards
+    engine = Engine(programs, slots=slots, context=room.context, chunk=min(_CHUNK, max(1, room.context // 16)))
     return Sampler(engine, tokenizer, ends_of(tokenizer))
 
 

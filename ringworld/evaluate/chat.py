@@ -1,8 +1,7 @@
 """What a chat stage learned, on held-out conversations: what answers cost before and after, and how questions are
 answered.
 
-The loss needs the true tokens only, so it is measured on any mesh. Questions are asked by a sampler, which runs in one
-process: an evaluation of several says that nothing was asked, and why.
+Both on any mesh, of any number of processes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import Tokenizer, check_same
 from ringworld.errors import UserError
 from ringworld.evaluate.answers import CLASSES, Answer, Talks, TalkScores, by_depth, read_talks
-from ringworld.evaluate.asking import Asked, choose, graded, one_process
+from ringworld.evaluate.asking import Asked, choose, graded
 from ringworld.evaluate.recipe import EvaluateJob
 from ringworld.evaluate.transcripts import as_value, pick
 
@@ -52,10 +51,10 @@ def read_chat(job: EvaluateJob, tokenizer: Tokenizer) -> HeldOutChat | None:
         except UserError as none_fits:
             refused[corpus] = str(none_fits)
     chosen = [answer for found in talks.values() for answer in choose(found.answers, wanted.asked, job.recipe.seed)]
-    not_asked = one_process("questions are asked")
-    if not not_asked and not chosen:
+    not_asked = ""
+    if not chosen:
         not_asked = "no held-out conversation has a question" if wanted.asked else "chat.asked=0"
-    return HeldOutChat(talks, refused, () if not_asked else tuple(chosen), not_asked)
+    return HeldOutChat(talks, refused, tuple(chosen), not_asked)
 
 
 def chat_figures(

@@ -5,7 +5,7 @@ Both are selected, packed and read by what training uses, so that a loss of them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ringworld.data.loader import Loader
 from ringworld.data.packing import cut_in_rows, evaluation_rows, pack, select_whole
 from ringworld.data.token_store import TokenStore
+from ringworld.errors import UserError
 from ringworld.evaluate.scorer import Rows
 
 
@@ -49,6 +50,24 @@ def windows(store: TokenStore, sequence: int, count: int) -> Rows:
     plan = evaluation_rows(store.index, "held_out", sequence, count)
     batch = Loader(store, plan, seed=0, rows_per_batch=plan.num_rows).batch(0)
     return Rows(batch.tokens, batch.targets, batch.segments, batch.positions)
+
+
+def windows_of(texts: Sequence[np.ndarray], sequence: int, count: int) -> Rows:
+    """The same of texts that are in no store, each int32 [tokens]: first the window at the beginning of each that has
+    one, then the next of each, and so on. UserError where none is long enough."""
+    turns = max((len(text) - 1 for text in texts), default=0) // sequence
+    found = [
+        text[turn * sequence : (turn + 1) * sequence + 1]
+        for turn in range(turns)
+        for text in texts
+        if len(text) > (turn + 1) * sequence
+    ][:count]
+    if not found:
+        longest = max((len(text) for text in texts), default=0)
+        raise UserError(f"the longest text has {longest} tokens and {sequence + 1} are needed; give longer ones")
+    whole = np.stack(found).astype(np.int32)
+    ones = np.ones((len(found), sequence), np.int32)
+    return Rows(whole[:, :-1], whole[:, 1:], ones, ones * np.arange(sequence, dtype=np.int32))
 
 
 def read_examples(store: TokenStore, corpus: str, sequence: int, most: int, where: str) -> Examples:

@@ -46,6 +46,30 @@ def draw_loss_by_position(path: str, before: PositionLoss, after: PositionLoss, 
     _save(figure, path)
 
 
+def draw_loss_given_context(path: str, found: Mapping[str, Any]) -> None:
+    """Loss of the same tokens against the context before them, before and after the stage.
+
+    found: `loss_given_context` of `ringworld.evaluate.context.context_figures`.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), dpi=130, layout="constrained")
+    contexts = found["contexts"]
+    for key, color in (("before", BEFORE), ("after", AFTER)):
+        losses = found[key]
+        axes.plot(
+            contexts, losses, color=color, linewidth=2, marker="o", markersize=3.5,
+            label=f"{key}: {losses[-1] - losses[0]:+.3f}",
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(contexts, [f"{context:,}" for context in contexts], fontsize=8)
+    axes.minorticks_off()
+    axes.set_xlabel(f"context before the last {found['tail']:,} tokens", color=INK)
+    axes.set_ylabel("held-out loss, nats per token", color=INK)
+    axes.legend(frameon=False, fontsize=9)
+    axes.grid(axis="y", color="#eceff3")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def draw_needle(path: str, cells: Sequence[Cell]) -> None:
     """Two heat maps over lengths x depths: prompts answered exactly, answer tokens said rightly."""
     panels = [(title, [getattr(cell, name) for cell in cells]) for name, title in _NEEDLE]

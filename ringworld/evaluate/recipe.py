@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ringworld.errors import UserError
 from ringworld.evaluate.marked_frames import COLOURS
+from ringworld.evaluate.tasks.names import RULER_THRESHOLD, WITH_QUESTIONS, names_of
 from ringworld.job_file import read_job, write_job
 from ringworld.model.config import ModelConfig, RopeConfig
+
+# Of a field that recipes have not always had: see `infra.stage.canonical`.
+_ADDED = {"identity": "unless default"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,71 @@ class NeedleConfig:
             )
         if not self.depths or not all(0 <= depth <= 1 for depth in self.depths):
             raise UserError(f"needle.depths={list(self.depths)}: depths lie in 0..1")
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """What more context is worth, and whether short text is forgotten, on held-out documents.
+
+    tail: the last tokens of a window, whose loss counts. least: tokens of the shortest context before them; the longer
+    ones are its doubles, and all of the window. windows: at most. short: the first tokens of at most `documents`
+    documents, whose loss counts.
+    """
+
+    tail: int
+    least: int
+    windows: int = 4
+    short: int = 512
+    documents: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.tail, self.least, self.windows, self.short, self.documents) < 1:
+            raise UserError(
+                f"context: tail={self.tail}, least={self.least}, windows={self.windows}, short={self.short}, "
+                f"documents={self.documents}: 1 or more of each"
+            )
+
+
+def context_config(sequence: int, windows: int, short: int, documents: int) -> ContextConfig:
+    """For windows of `sequence` tokens: a tail of an eighth of them and a least context of a sixteenth, as the nearest
+    powers of two, neither over 512 tokens and the context not under 32. Of a sequence of 8K both are 512."""
+    tail = min(512, _power_of_two(sequence / 8))
+    least = min(512, max(32, _power_of_two(sequence / 16)))
+    return ContextConfig(tail, least, windows, min(short, sequence), documents)
+
+
+def _power_of_two(size: float) -> int:
+    return 1 << max(0, round(math.log2(size)))
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """Long-context tasks of `ringworld.evaluate.tasks`: `count` examples of each at each length and depth.
+
+    names: of tasks and groups. lengths: tokens of prompt and answer. depths: 0..1, of tasks that take one; empty:
+    random ones. chat: every prompt goes through the chat template. threshold: of the effective length, percent.
+    """
+
+    names: tuple[str, ...]
+    lengths: tuple[int, ...]
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    count: int = 1
+    chat: bool = False
+    threshold: float = RULER_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if not self.names or not self.lengths or min(self.lengths) < 1 or self.count < 1:
+            raise UserError(
+                f"tasks: names={list(self.names)}, lengths={list(self.lengths)}, count={self.count}: name tasks, and "
+                f"give lengths and a count of 1 or more"
+            )
+        if not all(0 <= depth <= 1 for depth in self.depths):
+            raise UserError(f"tasks.depths={list(self.depths)}: depths lie in 0..1")
+        if set(WITH_QUESTIONS) & set(names_of(self.names, documents=True, questions=False)):
+            raise UserError(
+                "tasks.names: qa asks about texts that are given on the command line alone: python -m "
+                "ringworld.evaluate.tasks --questions FILE"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,6 +179,8 @@ class EvaluateRecipe:
     before_folder  the Hugging Face folder that the stage started from, when that is not another stage
     chat           what is measured on conversations of text; None for a stage that trains on none
     vision         what is measured on examples with pictures; None for a stage that trains on none
+    context        what more context is worth, and what short text costs; None: not measured
+    tasks          long-context tasks that are asked; None: none
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -123,6 +195,8 @@ class EvaluateRecipe:
     dtype: Literal["float32", "bfloat16"] = "float32"
     chat: ChatConfig | None = None
     vision: VisionConfig | None = None
+    context: ContextConfig | None = field(default=None, metadata=_ADDED)
+    tasks: TasksConfig | None = field(default=None, metadata=_ADDED)
 
     def __post_init__(self) -> None:
         if not 0 <= self.past < self.sequence:
@@ -131,6 +205,10 @@ class EvaluateRecipe:
             raise UserError(f"rows={self.rows}: evaluate 1 row or more")
         if max(self.needle.lengths) > self.sequence:
             raise UserError(f"needle.lengths={list(self.needle.lengths)}: none may be over sequence={self.sequence}")
+        if self.context is not None and self.context.tail >= self.sequence:
+            raise UserError(f"context.tail={self.context.tail}: must leave context in a sequence of {self.sequence}")
+        if self.tasks is not None and max(self.tasks.lengths) > self.sequence:
+            raise UserError(f"tasks.lengths={list(self.tasks.lengths)}: none may be over sequence={self.sequence}")
         if self.vision is not None and not self.model.vision_vocabulary:
             raise UserError("vision is given, but model.vision_vocabulary=0: a text model sees nothing")
 

@@ -1,7 +1,7 @@
 """What a vision stage is measured on: held-out examples, the needle in a video, questions, and captions to draw.
 
-Losses and the needle need the true tokens only, so they are measured on any mesh. Answers and drawings come from
-programs that run in one process: an evaluation of several says that there are none, and why.
+Losses, the needle and answers are had on any mesh. Drawings come from programs that run in one process: an evaluation
+of several says that there are none, and why.
 """
 
 from __future__ import annotations
@@ -158,9 +158,6 @@ def _questions(
     """Those to ask, and why there are none."""
     if not store.info.answers:
         return (), "the stage trains on pairs, which ask nothing"
-    elsewhere = one_process("questions are asked")
-    if elsewhere:
-        return (), elsewhere
     ends, first_seen = ends_of(tokenizer), store.info.vision_offset
     chosen: list[Answer] = []
     for corpus, examples in corpora.items():

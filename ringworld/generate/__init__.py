@@ -18,5 +18,6 @@ clients talk to.
     seeing, saving    files to codes, and pictures to files
     protocol, service, server    OpenAI's requests and replies; the sampler in a thread of its own; HTTP
 
-Nothing here knows Ray. A program of several devices in one process; not of several processes.
+Nothing here knows Ray. The command lines run in one process on several devices; an engine also runs in several
+processes that all tell theirs the same, as evaluations do.
 """

@@ -123,6 +123,17 @@ def made_from(run: str, manifest: Mapping[str, Any]) -> Iterator[tuple[str, dict
             waiting.extend(ref["stage"] for ref in found["inputs"].values())
 
 
+def tokens_of(place: str) -> str | None:
+    """The token store that a stage of a run was trained on; None for a folder that is no stage."""
+    place = place.rstrip("/")
+    if "manifest.json" not in _names(place):
+        return None
+    for stage, manifest in made_from(run_of(place), read_manifest(place)):
+        if manifest["kind"] == "tokens":
+            return artifact(stage, manifest, "tokens")
+    return None
+
+
 def artifact(place: str, manifest: Mapping[str, Any], name: str) -> str:
     """Where an output of a stage lies."""
     return join(place, f"attempt-{manifest['attempt']}", name)

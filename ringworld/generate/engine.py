@@ -10,7 +10,8 @@
   be without.
 - Logits that are not finite end their request, and no other: its slot is wiped.
 
-The engine knows token ids only, and no threads: one caller submits, cancels and steps.
+The engine knows token ids only, and no threads: one caller submits, cancels and steps. On a mesh of several processes
+every process has an engine, and all of them are told the same; no decision depends on a clock.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 
 from ringworld.errors import UserError
 from ringworld.generate.chunks import chunk_of, chunk_sizes, slot_length
-from ringworld.generate.programs import Chunk, Drawn, Programs, State
+from ringworld.generate.programs import Chunk, Drawn, Programs, State, fetched
 from ringworld.generate.sampling import GREEDY, Likelihoods, Sampling, knobs_of
 from ringworld.model.config import ModelConfig
 
@@ -308,7 +309,7 @@ class Engine:
             row = self._shard(running)
             positions[row], knobs[row] = running.prompt, running.request.sampling
         most = MOST if any(running.request.most for running in ended) else 0
-        told = jax.device_get(self._programs.draw(logits, positions, knobs_of(knobs), most))
+        told = fetched(self._programs.draw(logits, positions, knobs_of(knobs), most))
         return [self._accept(running, told, self._shard(running)) for running in ended]
 
     def _draw(self) -> list[Event]:
@@ -323,7 +324,7 @@ class Engine:
             self._state = self._programs.state(tokens, positions, counts, knobs_of(knobs))
         most = MOST if any(running.request.most for running in active) else 0
         self._cache, self._state, drawn = self._programs.step(self._cache, self._state, most)
-        told = jax.device_get(drawn)
+        told = fetched(drawn)
         return [self._accept(running, told, running.slot) for running in active]
 
     def _accept(self, running: _Running, told: Drawn, row: int) -> Event:

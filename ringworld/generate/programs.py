@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.generate import cache as caches
@@ -76,8 +77,18 @@ class Drawn(NamedTuple):
     likelihoods: Likelihoods | None
 
 
+def fetched(tree: Any) -> Any:
+    """Arrays of a mesh as numpy arrays, whole, on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 class Programs:
-    """A model's weights on a mesh and what runs with them. Owns no cache: callers hand it from call to call."""
+    """A model's weights on a mesh and what runs with them. Owns no cache: callers hand it from call to call.
+
+    On a mesh of several processes each of them makes the same calls with the same arrays.
+    """
 
     def __init__(self, config: ModelConfig, params: Params, rope: Rope, mesh: Mesh, dtype: str) -> None:
         self.config, self.mesh, self.dtype = config, mesh, jnp.dtype(dtype)
@@ -86,7 +97,7 @@ class Programs:
         # A chunk is split over these; so is a slot's length.
         self.unit = self.stripes.count * mesh.shape["tensor"]
         self._weights = prepare(config, params, mesh, self.dtype)
-        self._rope = jax.device_put(rope, NamedSharding(mesh, PartitionSpec()))
+        self._rope = jax.tree.map(lambda x: self._place(np.asarray(x), PartitionSpec()), rope)
         self._chunk, self._copy, self._wipe = self._chunk_program(), self._copy_program(), self._wipe_program()
         # By how many of the likeliest tokens they tell of.
         self._score, self._step = functools.cache(self._score_program), functools.cache(self._step_program)
@@ -114,7 +125,7 @@ class Programs:
         program = self._score(most)
         cache, logits, scored = program(self._weights, self._rope, cache, *self._placed(chunk), after)
         back = np.argsort(order)
-        return cache, logits, jax.tree.map(lambda x: np.asarray(x)[:, back], scored)
+        return cache, logits, jax.tree.map(lambda x: x[:, back], fetched(scored))
 
     def draw(self, logits: jax.Array, positions: np.ndarray, knobs: Knobs, most: int = 0) -> Drawn:
         """The tokens at positions int32 [rows] that follow from what `chunk` returned."""
@@ -131,7 +142,7 @@ class Programs:
         """The cache with zeros in each slot (int32 [rows]; -1: none) that holds numbers that are not finite; which did
         not, bool [rows]."""
         cache, finite = self._wipe(cache, self._place(slot, ROWS))
-        return cache, np.asarray(finite)
+        return cache, fetched(finite)
 
     def step(self, cache: Cache, state: State, most: int = 0) -> tuple[Cache, State, Drawn]:
         """The next token of every active slot."""
@@ -148,7 +159,11 @@ class Programs:
         return [tokens, *(self._place(x, ROWS) for x in (chunk.slot, chunk.start, chunk.end))]
 
     def _place(self, array: np.ndarray, spec: PartitionSpec) -> jax.Array:
-        return jax.device_put(array, NamedSharding(self.mesh, spec))
+        sharding = NamedSharding(self.mesh, spec)
+        if jax.process_count() == 1:
+            return jax.device_put(array, sharding)
+        # device_put would have all processes compare what they hold, at every step.
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     def _dealt(self, tokens: int) -> np.ndarray:
         """The order in which a chunk's tokens lie on the shards: all of the first one's, then the next one's."""

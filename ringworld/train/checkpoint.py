@@ -17,6 +17,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 ITEM = "default"  # Orbax's folder of a checkpoint's arrays
 METADATA = "_CHECKPOINT_METADATA"
+_LOOK_SECONDS = 0.01
 # Of TensorStore's statuses, those that no second try would change.
 DAMAGED = {"DATA_LOSS", "NOT_FOUND", "OUT_OF_RANGE", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
 
@@ -51,6 +53,19 @@ class Restored:
     step: int
     state: Any
     damaged: tuple[int, ...]
+
+
+class _FailedSaves(logging.Handler):
+    """The first error of a save that is written in the background. Orbax logs it where it happens; its callers get it
+    once every process has come to a barrier, to which the one that failed does not come."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and threading.current_thread() is not threading.main_thread():
+            self.error = self.error or record.exc_info[1]
 
 
 class Checkpoints:
@@ -74,6 +89,7 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=self._finished),
         )
         self._manager = ocp.CheckpointManager(epath.Path(self._root), options=options)
+        self._failed = _FailedSaves()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -81,8 +97,12 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            if self._failed.error is None:  # else the other processes would be waited for, and they wait for this one
+                self.wait()
+                self._manager.close()
+        finally:
+            logging.getLogger("absl").removeHandler(self._failed)
 
     def latest_step(self) -> int | None:
         """The newest step that was saved or restored, or None."""
@@ -92,14 +112,25 @@ class Checkpoints:
         """Begin to write the state; returns once it has been copied out of the arrays that the next step reuses."""
         self._began, self._durable = time.perf_counter(), None
         metadata = {"checksums": checksums(state)}
+        self.wait()
+        # Not before the first save: what Orbax says of a damaged checkpoint is no failure of one.
+        logging.getLogger("absl").addHandler(self._failed)
         self._manager.save(step, args=ocp.args.StandardSave(state), custom_metadata=metadata, force=True)
 
     def saved_in(self) -> float | None:
         """Seconds from the begin of the last save until it was durable; None while it is not. Of the first process."""
         return self._durable
 
+    def check(self) -> None:
+        """Raises what a save under way has failed with here, at once: a full disk, for one."""
+        if self._failed.error is not None:
+            raise self._failed.error
+
     def wait(self) -> None:
-        """Return when every save begun is durable; raises what a save raised (a full disk, for one)."""
+        """Return when every save begun is durable; raises what `check` does."""
+        while self._manager.is_saving_in_progress():
+            self.check()
+            time.sleep(_LOOK_SECONDS)
         self._manager.wait_until_finished()
 
     def restore_newest(self, abstract_state: Any) -> Restored | None:

@@ -38,8 +38,9 @@ class Saves:
         self._costs: deque[float] = deque(maxlen=REMEMBERED_SAVES)
 
     def due(self, step: int) -> bool:
-        """Whether to save after `step`."""
+        """Whether to save after `step`. Raises what the save before has failed with."""
         options = self._options
+        self._checkpoints.check()
         if jax.process_index() == 0:
             self._measure()
         if any(every and step % every == 0 for every in (options.save_every, options.keep_every)):

@@ -164,8 +164,9 @@ def test_a_finished_run_is_shown_whole(store, stages):
     assert [label.text for label in soup.select("svg.chart")[0].select("text.label")] == ["512", "1K", "2K", "4K", "8K"]
     table = soup.find("h2", string="Does it use the longer context?").find_next("table")
     rows = [[cell.text for cell in row.find_all("td")] for row in table.find_all("tr") if row.find("td")]
-    assert rows[0][:6] == ["eval-512", "512", "6.910", "3.600", "-3.310", "—"]
-    assert rows[4] == ["eval-8k", "8K", "3.300", "3.200", "-0.100", "past 4K", "3.900", "3.100", "-0.800", "8%", "22%"]
+    assert rows[0][:5] == ["eval-512", "512", "—", "6.910 → 3.600", "—"]
+    assert rows[4][:2] + rows[4][3:6] == ["eval-8k", "8K", "3.300 → 3.200", "4K", "3.900 → 3.100"]
+    assert rows[4][6:] == ["—", "—", "8%", "22%", "—", "—"]
     assert "512 to 8K tokens" in soup.select_one(".summary").text
     assert "every extension: the longer context is used" in soup.select_one(".summary").text
     assert len(soup.find_all("figure")) == 10
@@ -221,7 +222,7 @@ def test_a_loss_that_rose_is_said_so(store, stages):
     )
     write_report(store, stages.values(), {})
     soup = page(store)
-    assert [cell.text for cell in soup.select("td .bad")] == ["+0.500", "+1.000"]
+    assert [cell.text for cell in soup.select("td .bad")] == ["3.000 → 3.500", "1.000 → 2.000"]
     assert not soup.select("td .good")
 
 

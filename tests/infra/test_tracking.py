@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
+import psutil
 import pytest
 
 from infra.mlflow_runs import as_params
@@ -280,8 +282,9 @@ class Server:
         self._process = subprocess.Popen(
             self._command, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
+            assert self._process.poll() is None, Path(self._log.name).read_text()[-3000:]
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=10) as answer:
                     assert answer.status == 200
@@ -291,8 +294,12 @@ class Server:
         raise AssertionError("mlflow server did not start")
 
     def kill(self):
+        """With all that it has started, in sessions of their own too: they hold its port."""
         if self._process and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            server = psutil.Process(self._process.pid)
+            for process in [*server.children(recursive=True), server]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             self._process.wait()
 
 

@@ -39,6 +39,14 @@ def one_worker_killed(task: str, when: Callable[[], bool]) -> Iterator[None]:
     assert not psutil.pid_exists(killed[0]) or psutil.Process(killed[0]).status() == psutil.STATUS_ZOMBIE
 
 
+def none_left(task: str, seconds: float = 60) -> bool:
+    """Whether no process works on `task` any more, within some time: a stage that is stopped does not wait for them."""
+    end = time.monotonic() + seconds
+    while any(True for _ in _working_on(task)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(True for _ in _working_on(task))
+
+
 def _working_on(task: str) -> Iterator[psutil.Process]:
     """Ray's workers name their process after the function that they run."""
     for process in psutil.Process().children(recursive=True):

@@ -88,7 +88,7 @@ def test_without_files_conversations_are_made_of_the_documents() -> None:
 def test_questions_are_asked_of_a_server_by_one_processor_and_of_a_model_where_it_fits() -> None:
     at = graph()["questions"].placement
     assert (at.resources, at.hosts, at.mesh, at.options["workers"]) == (
-        {"TPU": 4, "CPU": 100},
+        {"TPU": 4},
         1,
         "fsdp=-1,tensor=4",
         64,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from infra.config import compose
-from infra.stage import Stage
+from infra.stage import Stage, canonical
 from ringworld.errors import UserError
 from stages.curriculum import load_curriculum
 from stages.graph import build
@@ -79,6 +79,25 @@ def test_lwm_7b_states_the_papers_text_stages():
         chat = stages[f"text-chat-{length}"]
         assert chat.inputs["params"] is stages[f"text-{length}"]
         assert recipe(chat).model.rope == recipe(stages[f"text-{length}"]).model.rope
+
+
+def test_every_stage_is_asked_what_its_length_holds():
+    stages = graph("lwm_7b")
+    assert recipe(stages["evaluate-text-128k"]).tasks.lengths == (4096, 16384, 32768, 131072)
+    assert recipe(stages["evaluate-vision-1k"]).tasks is None
+    assert [recipe(stages[f"evaluate-{name}-128k"]).tasks.chat for name in ("text", "text-chat")] == [False, True]
+    assert recipe(stages["evaluate-text-1m"]).context.tail == 512
+    assert recipe(stages["evaluate-vision-1k"]).context.short == 1024
+    assert [recipe(stages[f"evaluate-text-{name}"]).context.windows for name in ("32k", "1m")] == [16, 8]
+    tiny = graph(words=["evaluate.tasks.fractions=[0.5, 1.0]", "evaluate.tasks.lengths=[256, 4096]"])
+    assert recipe(tiny["evaluate-vision-chat-2k"]).tasks.lengths == (256, 1024, 2048)
+    without = graph(words=["evaluate.context=null", "evaluate.tasks=null"])
+    assert recipe(without["evaluate-text-1k"]).tasks is recipe(without["evaluate-text-1k"]).context is None
+    assert "context" not in canonical(recipe(without["evaluate-text-1k"]))
+    with pytest.raises(UserError, match=r"curriculum.evaluate.tasks: tasks: pass is unknown .did you mean passkey"):
+        graph(words=["evaluate.tasks.names=[pass]"])
+    with pytest.raises(UserError, match=r"give shares in 0..1 of the sequence, or lengths in tokens"):
+        graph(words=["evaluate.tasks.fractions=[]"])
 
 
 def test_a_change_upstream_changes_identities_downstream_and_nowhere_else():

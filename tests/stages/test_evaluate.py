@@ -40,7 +40,7 @@ def made(folder: Path, name: str) -> Artifact:
 @pytest.mark.parametrize(
     ("recipe", "ports", "left"),
     [
-        (PLAIN, (), ()),
+        (PLAIN, (), ("loss_given_context.png", "tasks/cells/kv-512-0.5000.json", "tasks/summary.json")),
         (PLAIN, ("before",), ()),
         (CHAT, ("conversations",), ("answers.png", "questions.jsonl", "transcript.md")),
         (SEES, ("before", "vision", "codes", "vqgan"), ("video_needle.png", "samples.png")),
@@ -53,6 +53,7 @@ def test_what_the_evaluator_is_told_and_what_it_leaves(recipe, ports, left, tmp_
     def evaluator(context, module, arguments, *, watch):
         told.append((module, load_job(arguments[1])))
         for name in ("loss_by_position.png", *left):
+            (Path(context.attempt_dir) / name).parent.mkdir(parents=True, exist_ok=True)
             (Path(context.attempt_dir) / name).write_bytes(b"made")
         figures = {"loss_after": 1.5, "needle_prompts": [1], "chat": {"f1": 0.5}}
         (Path(context.attempt_dir) / "evaluation.json").write_text(json.dumps(figures))

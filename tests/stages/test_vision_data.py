@@ -37,7 +37,7 @@ from stages.vision_examples import VisionExamplesRecipe
 from tests.infra.tiny import Number
 from tests.ringworld.vision.films import film, noise
 from tests.stages.coded import GRID, IMAGES, VQGAN, Run
-from tests.stages.killing import one_worker_killed
+from tests.stages.killing import none_left, one_worker_killed
 
 IDS = VisionIds(0, VQGAN.codebook)
 OFFSET, BYTES = 300, ByteTokenizer()
@@ -135,6 +135,7 @@ def test_a_stop_costs_the_shards_under_way_and_a_killed_worker_one(prepared: Run
         done.set()
         watcher.join()
     assert outcome.stopped
+    assert none_left("Worker.")
     first = through()
     assert 2 <= len(first) < 12
 

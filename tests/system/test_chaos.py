@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.system.chaos import __main__ as command
 from tests.system.chaos.__main__ import summary
-from tests.system.chaos.campaign import Options, run
+from tests.system.chaos.campaign import Options, Report, Struck, run
 from tests.system.chaos.faults import KINDS, draw
 from tests.system.chaos.verdict import Remains, differences
 
@@ -23,6 +24,27 @@ def test_ten_faults_end_as_a_calm_run_does(tmp_path: Path) -> None:
     report = run(Options(10, seed=8, folder=tmp_path / "campaign", steps=120, curriculum="short.yaml"), print)
     print(summary(report))
     assert report.ok, summary(report)
+
+
+def test_a_campaign_goes_on_from_its_record_and_an_ended_one_is_only_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sitting(options: Options, say: Any, before: Report | None, keep: Any) -> Report:
+        report = before or Report(options.seed, options.faults, ())
+        report.sittings += 1
+        report.faults += [Struck(len(report.faults) + 1, "rank killed", "rank 0", 1, 1.0, 2.0)]
+        keep(report)
+        return report
+
+    monkeypatch.setattr(command, "run", sitting)
+    words = ["--faults", "2", "--root", str(tmp_path / "root"), "--record", str(tmp_path / "record.json")]
+    assert command.main(words) == 1
+    assert command.main(words) == 0
+    assert "2 of 2 faults survived in 2 sittings" in capsys.readouterr().out
+    monkeypatch.delattr(command, "run")
+    assert command.main(words) == 0
+    with pytest.raises(SystemExit):
+        command.main([*words, "--seed", "1"])
 
 
 MANIFEST: dict[str, Any] = {

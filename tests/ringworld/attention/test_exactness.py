@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ringworld.attention import ring_attention
 from tests.ringworld.attention.reference import Case, attention, random_case, relative_errors
 from tests.ringworld.attention.running import run
+from tests.thorough import only, thorough
 
 FLOAT32, BFLOAT16 = 1e-5, 1e-2
 SHAPE = {"batch": 2, "tokens": 192, "heads": 4, "kv_heads": 2, "head_dim": 16}
@@ -33,7 +34,7 @@ def check(case, tolerance=FLOAT32, **how):
         assert not np.asarray(grad, np.float32)[padding].any()
 
 
-@pytest.mark.parametrize("ring", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("ring", [1, 2, 3, thorough(4), 8])
 def test_a_ring_of_any_size_is_exact_for_every_packing_and_layout(ring):
     rng = np.random.default_rng(ring)
     for documents in PACKINGS.values():
@@ -44,7 +45,7 @@ def test_a_ring_of_any_size_is_exact_for_every_packing_and_layout(ring):
     check(case.permuted(rng.permutation(192)), ring=ring, block_q=16, block_kv=24)
 
 
-@pytest.mark.parametrize("ring", [2, 3, 4, 8])
+@pytest.mark.parametrize("ring", [2, 3, thorough(4), thorough(8)])
 def test_keys_that_go_round_both_ways_meet_every_query_once(ring):
     rng = np.random.default_rng(ring)
     for documents in PACKINGS.values():
@@ -70,7 +71,7 @@ NARROWED = {
 }
 
 
-@pytest.mark.parametrize("options", NARROWED.values(), ids=NARROWED)
+@pytest.mark.parametrize("options", only(NARROWED, "a window", "a soft cap", "all of them"))
 def test_windows_sinks_and_soft_caps_are_exact_for_every_packing_and_layout(options):
     rng = np.random.default_rng(0)
     for documents in PACKINGS.values():

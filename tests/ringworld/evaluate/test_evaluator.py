@@ -1,5 +1,6 @@
 """An evaluation end to end: figures that agree with a direct computation, and the files that it leaves."""
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,16 @@ from ringworld.evaluate import evaluator
 from ringworld.evaluate.chat import read_chat
 from ringworld.evaluate.held_out import windows
 from ringworld.evaluate.loss_by_position import summarize
-from ringworld.evaluate.recipe import ChatConfig, EvaluateInputs, EvaluateJob, EvaluateRecipe, NeedleConfig, load_job
+from ringworld.evaluate.recipe import (
+    ChatConfig,
+    ContextConfig,
+    EvaluateInputs,
+    EvaluateJob,
+    EvaluateRecipe,
+    NeedleConfig,
+    TasksConfig,
+    load_job,
+)
 from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.model.layout import Layout
@@ -44,6 +54,8 @@ def job(tmp_path_factory):
         model=MODEL, sequence=512, rows=3, past=256, before_rope=RopeConfig(1e4),
         needle=NeedleConfig(lengths=(256, 512), depths=(0.0, 1.0)),
         chat=ChatConfig(("qa", "chat", "long", "absent"), examples=3, asked=2),
+        context=ContextConfig(tail=64, least=128, windows=2, short=100, documents=2),
+        tasks=TasksConfig(("passkey", "cities_1_1"), (400, 512), (0.5,)),
     )  # fmt: skip
     inputs = EvaluateInputs(
         tokens=str(folder / "tokens"), tokenizer=str(folder / "tokenizer"), after=str(folder / "after"),
@@ -87,6 +99,43 @@ def test_losses_are_those_of_the_model_computed_directly(job, figures):
         assert figures["loss_by_position"][name][-1] == pytest.approx(loss[:, 480:].mean(), rel=1e-4)
 
 
+def test_losses_after_more_context_and_of_short_text_are_those_computed_directly(job, figures):
+    store = evaluator.TokenStore.open(job.inputs.tokens)
+    held_out = store.index.documents("held_out").tolist()
+    found = figures["loss_given_context"]
+    assert found["contexts"] == [128, 256, 448]
+    assert (found["windows"], found["tail"], figures["context_refused"]) == (2, 64, "")
+    # Of all windows, one after the other in each document, the first and the last.
+    last = 513 * ((int(store.index.tokens[held_out[1]]) - 2 - 512) // 513)
+    windows = [store.read(held_out[0], 0, 513), store.read(held_out[1], last, 513)]
+    for number, context in enumerate(found["contexts"]):
+        ids = np.zeros((3, 513), np.int32)
+        for row, window in enumerate(windows):
+            ids[row, : context + 65] = window[-(context + 65) :]
+        for name, loss in losses(ids[:, :-1], ids[:, 1:]).items():
+            assert found[name][number] == pytest.approx(loss[:2, context : context + 64].mean(), rel=1e-4)
+    assert figures["context_gain"] == pytest.approx(found["after"][0] - found["after"][-1])
+    ids = np.zeros((3, 513), np.int32)
+    ids[:2, :101] = [store.read(document, 0, 101) for document in held_out]
+    for name, loss in losses(ids[:, :-1], ids[:, 1:]).items():
+        assert figures[f"short_loss_{name}"] == pytest.approx(loss[:2, :100].mean(), rel=1e-4)
+
+
+def test_tasks_are_asked_in_what_is_held_out_and_what_cannot_be_asked_is_named(job, figures):
+    folder = Path(job.inputs.output) / "tasks"
+    assert figures["tasks"]["not_asked"] == ""
+    assert figures["tasks"]["lengths"] == [400, 512]
+    assert list(figures["tasks"]["tasks"]) == ["passkey", "cities_1_1"]
+    assert figures["tasks_mean"] == 0.0  # random weights find nothing
+    assert figures["effective_length"] == 0
+    [example] = json.loads((folder / "cells" / "passkey-512-0.5000.json").read_text())["examples"]
+    assert 490 < example["prompt_tokens"] + 16 <= 512
+    prompt = gzip.decompress((folder / "prompts" / "cities_1_1-512-0.5000.jsonl.gz").read_bytes()).decode()
+    assert "whale" in prompt
+    assert json.loads((folder / "summary.json").read_text())["examples"] == 4
+    assert (folder / "needles.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
 def test_answer_losses_are_means_over_conversations_each_alone(figures):
     assert figures["chat"]["corpora"]["qa"]["conversations"] == 3
     for corpus, talks in {"qa": [TALKS[1], TALKS[3], TALKS[4]], "chat": [TALKS[5]]}.items():  # three of four, spread
@@ -117,15 +166,6 @@ def test_a_chat_stage_is_asked_and_what_cannot_be_asked_is_named(job, figures):
     assert "In which year did it sink?" in (output / "transcript.md").read_text()
 
 
-def test_an_evaluation_of_several_processes_asks_nothing_and_says_why(job, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    chat = read_chat(job, load_tokenizer(job.inputs.tokenizer))
-    assert chat is not None
-    assert chat.chosen == ()
-    assert "ran in 2" in chat.not_asked
-    assert set(chat.talks) == {"qa", "chat"}
-
-
 def test_conversations_without_a_chat_recipe_and_a_recipe_without_conversations_are_refused(job):
     tokenizer = load_tokenizer(job.inputs.tokenizer)
     with pytest.raises(UserError, match=r"recipe.chat and inputs.conversations belong together"):
@@ -142,7 +182,7 @@ def test_it_leaves_figures_and_pictures(job, figures):
         (n, d) for n in (256, 512) for d in (0, 1)
     }
     assert len(written["needle_prompts"]) == 4
-    for picture in ("loss_by_position.png", "needle.png", "answers.png"):
+    for picture in ("loss_by_position.png", "loss_given_context.png", "needle.png", "answers.png"):
         assert (output / picture).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     progress = json.loads((output / "progress.json").read_text())
     assert progress["step"] == progress["of"]

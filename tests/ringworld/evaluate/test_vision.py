@@ -272,9 +272,9 @@ def test_what_cannot_be_evaluated_is_said(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     several = held_out(job_of(folder, "chat"))
-    assert (several.chosen, several.wishes) == ((), ())
-    assert "questions are asked in one process and this evaluation ran in 2" in several.not_asked
-    assert "captions are drawn in one process" in several.not_drawn
+    assert several.chosen
+    assert several.wishes == ()
+    assert "captions are drawn in one process and this evaluation ran in 2" in several.not_drawn
     monkeypatch.undo()
 
     with pytest.raises(UserError, match=r"recipe.vision and inputs.vision, codes, vqgan belong together"):

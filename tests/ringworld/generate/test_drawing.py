@@ -12,6 +12,7 @@ from ringworld.generate.drawing import IMAGE, Drawer, Drawing, Guidance
 from ringworld.generate.sampling import Sampling, knobs_of
 from ringworld.vision.stream import VisionIds
 from tests.ringworld.generate.test_engine import prompt
+from tests.thorough import thorough
 
 IDS, GRID = VisionIds(272, 16), 3
 GREEDY = Guidance(3.0, 0, temperature=0.0)
@@ -62,7 +63,7 @@ def test_greedy_codes_are_those_of_a_loop_over_the_whole_model(seeing, drawer):
     assert drawn(drawer(), [drawing], 1, GREEDY)[0].reshape(-1).tolist() == by_hand
 
 
-@pytest.mark.parametrize("mesh", ["data=1", "data=2,tensor=2,ring=2"])
+@pytest.mark.parametrize("mesh", [thorough("data=1"), "data=2,tensor=2,ring=2"])
 def test_each_clip_of_several_is_drawn_as_the_whole_model_says_on_every_mesh(seeing, drawer, mesh):
     drawings = [Drawing(prompt(n, 3), prompt(2, 4)) for n in (1, 30, 90)]
     found = drawn(drawer(mesh), drawings, 3, GREEDY, FREE)

@@ -8,6 +8,7 @@ import pytest
 from ringworld.errors import UserError
 from ringworld.generate.engine import Request
 from ringworld.generate.sampling import GREEDY, Sampling
+from tests.thorough import thorough
 
 
 def prompt(length: int, seed: int = 0) -> np.ndarray:
@@ -27,7 +28,9 @@ def drain(engine) -> dict[int, list[int]]:
     raise AssertionError("the engine never came to an end")
 
 
-@pytest.mark.parametrize("mesh", ["data=1", "ring=4", "tensor=2,ulysses=2,ring=2", "data=2,tensor=2,ring=2"])
+@pytest.mark.parametrize(
+    "mesh", ["data=1", "data=2,tensor=2,ring=2", thorough("ring=4"), thorough("tensor=2,ulysses=2,ring=2")]
+)
 def test_greedy_tokens_are_those_of_the_whole_model_on_every_mesh(model, mesh):
     lengths = [1, 2, 31, 64, 65, 200]  # around the chunk of 64, and of several chunks
     engine = model.engine(mesh)
@@ -119,7 +122,7 @@ def counted(engine) -> list[int]:
     return read
 
 
-@pytest.mark.parametrize("mesh", ["data=1", "data=2,tensor=2,ring=2"])
+@pytest.mark.parametrize("mesh", [thorough("data=1"), "data=2,tensor=2,ring=2"])
 def test_choices_of_one_prompt_read_it_once_on_each_batch_shard(model, mesh):
     def choice(seed: int) -> Request:
         return Request(prompt(150), 6, Sampling(temperature=1.5, seed=seed), most=2)

@@ -15,6 +15,7 @@ from ringworld.model.llama import abstract_params, bind, count_parameters, init_
 from ringworld.model.memory import Memory
 from ringworld.model.rope import make_rope
 from ringworld.model.sharding import check
+from tests.thorough import thorough
 
 CONFIG = ModelConfig(
     vocabulary=98, num_layers=3, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48, rope=RopeConfig(5e4)
@@ -110,9 +111,9 @@ def test_packed_documents_do_not_see_each_other(params):
     ("mesh", "memory"),
     [
         ("fsdp=1", Memory()),
-        ("tensor=2,ring=2", Memory()),
+        thorough("tensor=2,ring=2", Memory()),
         ("ulysses=2,ring=2", Memory(head_groups=2)),
-        ("data=2,fsdp=2", Memory(chunk=4)),
+        thorough("data=2,fsdp=2", Memory(chunk=4)),
     ],
 )
 def test_biases_and_norms_of_heads_are_computed_as_by_hand_on_every_mesh(both, mesh, memory):
@@ -132,7 +133,7 @@ def test_switches_that_are_off_leave_the_tree_and_the_draws_as_they_are(params):
 
 
 @pytest.mark.parametrize(
-    ("config", "mesh"), [(CONFIG, "fsdp=1"), (CONFIG, "tensor=2,ring=2"), (BOTH, "tensor=2,ring=2")], ids=str
+    ("config", "mesh"), [(CONFIG, "fsdp=1"), thorough(CONFIG, "tensor=2,ring=2"), (BOTH, "tensor=2,ring=2")], ids=str
 )
 def test_the_gradient_is_the_slope_of_the_model_by_hand(params, both, config, mesh):
     """Along a random direction of each weight, against central differences in float64."""
@@ -160,7 +161,9 @@ def test_the_gradient_is_the_slope_of_the_model_by_hand(params, both, config, me
         assert float((np.asarray(slope, np.float64) * direction).sum()) == pytest.approx(expected, rel=2e-3, abs=2e-2)
 
 
-@pytest.mark.parametrize("mesh", ["fsdp=4", "tensor=2,ring=2", "ring=4", "ulysses=2,ring=2", "data=2,tensor=2"])
+@pytest.mark.parametrize(
+    "mesh", ["tensor=2,ring=2", *map(thorough, ("fsdp=4", "ring=4", "ulysses=2,ring=2", "data=2,tensor=2"))]
+)
 def test_every_mesh_gives_the_same_hidden_states(params, mesh):
     tokens = np.random.default_rng(2).integers(0, 97, (4, 32))
     positions, segments = np.tile(np.arange(32), (4, 1)), np.ones((4, 32))

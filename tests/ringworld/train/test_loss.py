@@ -7,9 +7,10 @@ import pytest
 
 from ringworld.mesh import make_mesh, parse_mesh
 from ringworld.train.loss import cross_entropy, score_tokens
+from tests.thorough import thorough
 
 B, S, D, V = 4, 24, 16, 40
-MESHES = ["fsdp=1", "tensor=2,ring=2", "fsdp=2,ring=2,ulysses=2", "data=2,tensor=4"]
+MESHES = ["fsdp=1", "tensor=2,ring=2", thorough("fsdp=2,ring=2,ulysses=2"), thorough("data=2,tensor=4")]
 
 
 @pytest.fixture(scope="module")

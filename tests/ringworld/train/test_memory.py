@@ -15,6 +15,7 @@ from ringworld.model.config import ModelConfig
 from ringworld.model.memory import Memory
 from ringworld.train.recipe import OptimizerConfig, TrainOptions, TrainRecipe
 from ringworld.train.step import Arrays, TrainStep
+from tests.thorough import only, thorough
 
 MODEL = ModelConfig(vocabulary=64, num_layers=4, embed_dim=32, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=48)
 RECIPE = TrainRecipe(MODEL, sequence=64, batch_tokens=128, steps=9, optimizer=OptimizerConfig(1e-2, warmup_steps=0))
@@ -33,6 +34,7 @@ RUNGS = {
     "heads in groups": Memory("layer", head_groups=2),
     "everything": Memory("layer", every=2, offload=0.5, chunk=8, head_groups=2),
 }
+QUICK = ("attention kept", "every second layer, on the host", "chunks, all kept", "everything")
 
 
 def batch() -> Arrays:
@@ -63,7 +65,7 @@ def plain():
     return two_steps("fsdp=1", Memory())
 
 
-@pytest.mark.parametrize("memory", RUNGS.values(), ids=RUNGS)
+@pytest.mark.parametrize("memory", only(RUNGS, *QUICK))
 def test_a_rung_changes_no_loss_and_no_weight(plain, memory):
     compare(plain, two_steps("fsdp=1", memory))
 
@@ -73,7 +75,7 @@ def test_moments_that_wait_on_the_host_change_nothing(plain):
 
 
 @pytest.mark.parametrize(
-    "mesh", ["fsdp=2,tensor=2,ring=2", "data=2,fsdp=1,tensor=2,ulysses=2", "fsdp=1,ring=4,tensor=2"]
+    "mesh", ["fsdp=2,tensor=2,ring=2", thorough("data=2,fsdp=1,tensor=2,ulysses=2"), thorough("fsdp=1,ring=4,tensor=2")]
 )
 def test_no_mesh_changes_a_loss_or_a_weight(plain, mesh):
     compare(plain, two_steps(mesh, Memory("layer", chunk=8)))

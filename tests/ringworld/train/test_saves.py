@@ -41,6 +41,9 @@ class Storage:
         self.began = self.clock.now
         self.clock.now += self.blocked
 
+    def check(self):
+        pass
+
     def saved_in(self):
         return self.slow if self.steps and self.clock.now >= self.began + self.slow else None
 

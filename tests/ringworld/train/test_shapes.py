@@ -21,6 +21,7 @@ from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, Train
 from ringworld.train.shapes import check_shapes, renamed, shaped_steps, split_mesh
 from ringworld.train.step import TrainStep
 from tests.ringworld.corpus import prose, write_corpus
+from tests.thorough import thorough
 
 MODEL = ModelConfig(
     vocabulary=264,
@@ -88,7 +89,8 @@ def test_shapes_change_what_chips_do_and_not_what_is_learned(inputs, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "mesh", ["fsdp=2,ring=4", "fsdp=2,tensor=2,ring=2", "fsdp=4,ulysses=2", "data=2,fsdp=2,ring=2"]
+    "mesh",
+    ["fsdp=2,tensor=2,ring=2", *map(thorough, ("fsdp=2,ring=4", "fsdp=4,ulysses=2", "data=2,fsdp=2,ring=2"))],
 )
 def test_every_split_of_the_chips_has_each_weight_where_it_was(mesh):
     spec = parse_mesh(mesh)

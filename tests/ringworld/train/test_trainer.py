@@ -23,6 +23,7 @@ from ringworld.train.progress import read_progress
 from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, TrainOptions, TrainRecipe, load_job
 from ringworld.train.shapes import shaped_steps
 from tests.ringworld.corpus import prose, write_corpus, write_plan
+from tests.thorough import thorough
 
 MODEL = ModelConfig(
     vocabulary=264,
@@ -149,7 +150,7 @@ def test_steps_after_the_last_checkpoint_of_a_dead_job_are_trained_again_and_cou
     assert losses(state) == losses(calm / "state")
 
 
-@pytest.mark.parametrize("mesh", ["fsdp=1,ring=4", "fsdp=1,ring=2,ulysses=2", "fsdp=2,tensor=2"])
+@pytest.mark.parametrize("mesh", ["fsdp=1,ring=2,ulysses=2", thorough("fsdp=1,ring=4"), thorough("fsdp=2,tensor=2")])
 def test_a_job_resumes_on_another_mesh_with_the_same_batches(corpus, calm, tmp_path, mesh):
     import shutil
 

@@ -4,11 +4,13 @@ on damage that one of them finds, and what they saved is restored by one process
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -42,8 +44,8 @@ class Preempted(BaseHTTPRequestHandler):
         pass
 
 
-def train(job, folder, notice=None):
-    """Both processes' (exit code, stderr). notice: the address of the second machine's metadata server."""
+def started(job, folder, notice=None):
+    """Both processes. notice: the address of the second machine's metadata server."""
     job.save(str(folder / "job.yaml"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,7 +55,7 @@ def train(job, folder, notice=None):
     calm = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {
         "GCE_METADATA_HOST": "127.0.0.1:9"
     }
-    processes = [
+    return [
         subprocess.Popen(
             [*command, "--num-processes", "2", "--process-id", str(rank)],
             cwd=REPOSITORY,
@@ -63,6 +65,11 @@ def train(job, folder, notice=None):
         )
         for rank in range(2)
     ]
+
+
+def train(job, folder, notice=None):
+    """Both processes' (exit code, stderr)."""
+    processes = started(job, folder, notice)
     try:
         said = [process.communicate(timeout=500)[1] for process in processes]
     finally:
@@ -71,16 +78,38 @@ def train(job, folder, notice=None):
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
-def test_two_processes_save_leave_and_recover_as_one(tmp_path):
-    store = write_corpus(tmp_path, [prose(seed, 12 + 5 * seed) for seed in range(12)])
-    inputs = TrainInputs(write_plan(tmp_path, store, 64), str(tmp_path / "tokens"), str(tmp_path / "out"))
+def endless(folder):
+    """A job that saves every half second and has more steps than any test trains."""
+    store = write_corpus(folder, [prose(seed, 12 + 5 * seed) for seed in range(12)])
+    inputs = TrainInputs(write_plan(folder, store, 64), str(folder / "tokens"), str(folder / "out"))
     model = dataclasses.replace(MODEL, num_layers=1)
     recipe = TrainRecipe(model, sequence=64, batch_tokens=256, steps=FAR, optimizer=OptimizerConfig(1e-2))
-    compiled = str(tmp_path / "compiled")
+    compiled = str(folder / "compiled")
     options = TrainOptions(save_every=0, save_seconds=0.5, notices="gce", compilation_cache=compiled)
-    job = TrainJob(recipe, inputs, options)
-    (tmp_path / "out").mkdir()
-    state, checkpoints = tmp_path / "state", tmp_path / "state" / "checkpoints"
+    (folder / "out").mkdir()
+    return TrainJob(recipe, inputs, options)
+
+
+def test_a_disk_that_refuses_one_process_ends_it_at_once(tmp_path):
+    """The other one waits at Orbax's barrier for it, for minutes, and shows no error of its own."""
+    first, second = started(endless(tmp_path), tmp_path)
+    try:
+        while not any((tmp_path / "state" / "checkpoints").glob("[0-9]*/default")):
+            assert second.poll() is None, second.communicate()[1]
+            time.sleep(0.1)
+        resource.prlimit(second.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+        said = second.communicate(timeout=60)[1]
+    finally:
+        first.kill()
+        second.kill()
+        first.communicate()
+    assert second.returncode == 1
+    assert "RESOURCE_EXHAUSTED" in said or "File too large" in said, said
+
+
+def test_two_processes_save_leave_and_recover_as_one(tmp_path):
+    job = endless(tmp_path)
+    recipe, state, checkpoints = job.recipe, tmp_path / "state", tmp_path / "state" / "checkpoints"
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Preempted)
     server.saves = checkpoints  # type: ignore[attr-defined]
@@ -119,5 +148,5 @@ def test_two_processes_save_leave_and_recover_as_one(tmp_path):
         found = alone.restore_newest(TrainStep(recipe, TrainOptions(), other).abstract_state())
     assert found is not None
     assert (found.step, found.damaged) == (newest + 5, ())
-    weights = load_weights(str(tmp_path / "out" / "params"), model, other)
+    weights = load_weights(str(tmp_path / "out" / "params"), recipe.model, other)
     jax.tree.map(np.testing.assert_array_equal, found.state["params"], weights)

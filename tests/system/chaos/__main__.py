@@ -1,4 +1,4 @@
-"""`python -m tests.system.chaos --faults 50 --seed 7 [--json FILE]`: 0 when all is survived and nothing differs."""
+"""`python -m tests.system.chaos --faults 50 --seed 7 [--record FILE]`: 0 when all is survived and nothing differs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,31 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "--root", type=Path, help="a folder to make; a temporary one by default, removed when all is well"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="faults, times and verdict for programs")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE",
+        help="faults, times and verdict as JSON, after every round; a campaign that was stopped goes on from it",
+    )  # fmt: skip
     given = parser.parse_args(words)
     # As Ctrl-C does, and also where a shell has started it in the background, which ignores that.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = (given.root or Path(tempfile.mkdtemp(prefix="chaos-")) / "campaign").resolve()
-    report = run(
-        Options(given.faults, given.seed, folder, given.steps, given.curriculum), lambda line: print(line, flush=True)
-    )
+    before = Report.of(json.loads(given.record.read_text())) if given.record and given.record.exists() else None
+    if before and (before.seed, before.asked) != (given.seed, given.faults):
+        parser.error(f"--record {given.record} is of --faults {before.asked} --seed {before.seed}: give another file")
+    if before and (before.ok or before.wrong):
+        print(summary(before))
+        return 0 if before.ok else 1
+
+    def keep(report: Report) -> None:
+        if given.record:
+            scratch = given.record.with_suffix(".new")
+            scratch.write_text(json.dumps(asdict(report), indent=1) + "\n")
+            scratch.replace(given.record)
+
+    options = Options(given.faults, given.seed, folder, given.steps, given.curriculum)
+    report = run(options, lambda line: print(line, flush=True), before, keep)
+    keep(report)  # also one that went wrong
     print(summary(report))
-    if given.json:
-        given.json.write_text(json.dumps({**asdict(report), "ok": report.ok}, indent=1) + "\n")
     if report.ok and given.root is None:
         shutil.rmtree(folder.parent)
     else:
@@ -54,8 +68,9 @@ def summary(report: Report) -> str:
         lines.append(f"{kind:20s} {struck:6d} {len(times):8d} {figures}")
     lines += [f"not possible here: {kind}" for kind in report.skipped]
     lines.append(
-        f"{report.survived} of {report.asked} faults survived in {report.rounds} rounds and {report.seconds:.0f} s "
-        f"(seed {report.seed}, {report.restarts} starts of the flow by hand, calm run {report.calm_seconds:.0f} s)"
+        f"{report.survived} of {report.asked} faults survived in {report.sittings} sittings, {report.rounds} rounds "
+        f"and {report.seconds:.0f} s (seed {report.seed}, {report.restarts} starts of the flow by hand, a calm run "
+        f"{report.calm_seconds:.0f} s)"
     )
     lines += [f"wrong: {each}" for each in report.wrong]
     lines.append(

@@ -6,6 +6,8 @@
   some do not wait, and strike what is still recovering.
 - A fault has been survived when the flow has moved again after it. A flow that ended before the curriculum did (its
   driver was killed, its lease stolen, its disk full for too long) is started again with the same command.
+- A campaign of hours may have several sittings: after each round the report is kept, and a later sitting makes a calm
+  run of its own and goes on with the faults that have not struck in a whole round.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -53,6 +56,7 @@ class Report:
     asked: int
     skipped: tuple[str, ...]
     faults: list[Struck] = field(default_factory=list)
+    sittings: int = 0
     rounds: int = 0
     restarts: int = 0
     seconds: float = 0.0
@@ -66,6 +70,12 @@ class Report:
     @property
     def ok(self) -> bool:
         return not self.wrong and self.survived == len(self.faults) == self.asked
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Report:
+        """From its mapping, as JSON has it."""
+        faults = [Struck(**fault) for fault in kept["faults"]]
+        return cls(**{**kept, "skipped": tuple(kept["skipped"]), "faults": faults})
 
 
 class Lost(Exception):
@@ -86,9 +96,15 @@ class Options:
     curriculum: str = "curriculum.yaml"
 
 
-def run(options: Options, say: Callable[[str], None]) -> Report:
-    """The whole campaign. say: told of each fault and each round as it ends."""
-    began = time.monotonic()
+def run(
+    options: Options,
+    say: Callable[[str], None],
+    before: Report | None = None,
+    keep: Callable[[Report], None] = lambda report: None,
+) -> Report:
+    """The whole campaign, or what is left of it. say: told of each fault and each round as it ends. before: the report
+    of earlier sittings. keep: given the report after each round that ended as the calm run did."""
+    began = time.monotonic() - (before.seconds if before else 0.0)
     folder, documents = options.folder, options.folder / "documents"
     documents.mkdir(parents=True)
     for number in range(10):
@@ -96,7 +112,8 @@ def run(options: Options, say: Callable[[str], None]) -> Report:
     with ExitStack() as stack:
         volume = stack.enter_context(Volume(folder))
         skipped = () if volume.able else NEED_A_DISK
-        report = Report(options.seed, options.faults, skipped)
+        report = before or Report(options.seed, options.faults, skipped)
+        report.sittings += 1
         cluster = stack.enter_context(Cluster(folder))
 
         curriculum = Path(__file__).parent / options.curriculum
@@ -116,10 +133,10 @@ def run(options: Options, say: Callable[[str], None]) -> Report:
         calm, report.calm_seconds = _calm(scene("calm", "placement.frozen_seconds=300"))
         say(f"calm run: {report.calm_seconds:.0f} s, {len(calm.manifests)} stages")
         kinds = tuple(kind for kind in KINDS if kind not in skipped)
-        faults = draw(options.faults, options.seed, kinds)
-        dice = random.Random(options.seed + 1)
+        faults = draw(options.faults, options.seed, kinds)[len(report.faults) :]
         while faults and not report.wrong:
             report.rounds += 1
+            dice = random.Random(f"{options.seed} {report.rounds}")
             here = scene(f"round-{report.rounds}")
             stand = Stand(here, cluster, volume, dice)
             try:
@@ -136,6 +153,8 @@ def run(options: Options, say: Callable[[str], None]) -> Report:
                 shutil.copytree(here.run, folder / "failed", dirs_exist_ok=True)
             else:
                 shutil.rmtree(here.root)
+                report.seconds = time.monotonic() - began
+                keep(report)
     report.seconds = time.monotonic() - began
     return report
 

@@ -60,6 +60,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # Ray's 15 would let other programs of the machine decide what looks hung
             "PYTHONPATH": os.pathsep.join([str(flow.REPOSITORY), str(mark)]),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
