@@ -26,7 +26,8 @@ class Settings:
     lengths         of rows in tokens, the first one the base's, each a multiple of the one before
     theta, growth   RoPE's base at the first length, and its factor for each doubling of the length
     warm            lengths of rows that the base begins with, before the first of `lengths`: where there is less to
-                    look through, a model finds sooner that looking helps
+                    look through, a model finds sooner that looking helps. The first of them have no room for a needle,
+                    and hold passages to copy
     base_steps, base_tokens     steps of the base at each of its lengths, and slots of each
     stage_steps, stage_tokens   of every further stage; a stage has the same slots at every length
     base_rate, stage_rate       learning rates; the base's falls to a tenth by a cosine at its last length
@@ -40,7 +41,7 @@ class Settings:
     """
 
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
-    warm: tuple[int, ...] = (128, 256)
+    warm: tuple[int, ...] = (64, 128, 256)
     theta: float = 1e4
     growth: float = 4.0
     layers: int = 2
@@ -49,10 +50,10 @@ class Settings:
     mlp: int = 256
     vocabulary: int = 1024
     dtype: str = "float32"
-    base_steps: tuple[int, ...] = (3000, 600, 900)
-    base_tokens: int = 2048
+    base_steps: tuple[int, ...] = (2000, 1500, 600, 900)
+    base_tokens: tuple[int, ...] = (1024, 2048, 2048, 2048)
     base_rate: float = 3e-3
-    stage_steps: int = 30
+    stage_steps: int = 90
     stage_tokens: int = 8192
     stage_rate: float = 1e-3
     counted: float = 0.125
@@ -73,13 +74,15 @@ class Settings:
                 )
         if len(self.lengths) < 2:
             raise UserError(f"lengths={list(self.lengths)}: give the base's length and one to extend to, or more")
-        for tokens, length in ((self.base_tokens, self.lengths[0]), (self.stage_tokens, self.lengths[-1])):
+        for name in ("base_steps", "base_tokens"):
+            if len(getattr(self, name)) != len(self.warm) + 1:
+                raise UserError(f"{name}={list(getattr(self, name))}: one for each of {[*self.warm, self.lengths[0]]}")
+        rows = zip((*self.base_tokens, self.stage_tokens), (*self.warm, self.lengths[0], self.lengths[-1]), strict=True)
+        for tokens, length in rows:
             if tokens % length:
                 raise UserError(f"{tokens} slots a step are not whole rows of {length}")
         if not 0 < self.counted <= 1:
             raise UserError(f"counted={self.counted}: a share above 0 and at most 1")
-        if len(self.base_steps) != len(self.warm) + 1:
-            raise UserError(f"base_steps={list(self.base_steps)}: one for each of {[*self.warm, self.lengths[0]]}")
         if min(*self.base_steps, self.stage_steps, self.rounds, self.windows) < 1:
             raise UserError("steps, rounds and windows are 1 or more")
 
@@ -87,7 +90,7 @@ class Settings:
         """vocabulary: of the tokenizer."""
         return ModelConfig(
             vocabulary, self.layers, self.embed, self.heads, self.heads, self.embed // self.heads, self.mlp,
-            tied_embeddings=True, rope=rope, head_norms=True,
+            tied_embeddings=True, rope=rope, qkv_biases=True,
         )  # fmt: skip
 
     def rope_at(self, length: int) -> RopeConfig:
@@ -137,12 +140,12 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     """All training stages, each after the one that it starts from."""
     first, *others = settings.lengths
     found: list[Stage] = []
-    for length, steps in zip((*settings.warm, first), settings.base_steps, strict=True):
+    rows = (*settings.warm, first)
+    for length, steps, tokens in zip(rows, settings.base_steps, settings.base_tokens, strict=True):
         after = found[-1].key if found else None
         found.append(
             Stage(
-                "base", length, steps, settings.base_tokens, settings.base_rate,
-                settings.rope_at(first), after,
+                "base", length, steps, tokens, settings.base_rate, settings.rope_at(first), after,
             )
         )  # fmt: skip
     base = found[-1]

@@ -3,7 +3,8 @@
 - `text/` holds the documents as they are, some of them held out: what is measured reads those alone.
 - `rows-LENGTH/` holds what a stage trains on, made of windows of the training documents: half of them with needles, the
   others with passages that come again (`context_extension_documents`). The loss counts what is to be recalled, and of
-  the text a random share, so that it does not drown that. The tokenizer is trained on text and needles.
+  the text a random share, so that it does not drown that. Rows too short for a needle are passages of random tokens,
+  copied to their end. The tokenizer is trained on text and needles.
 - A half of the tokens are in documents as long as the row. The others are shorter, down to a quarter of the first row
   or to what one needle needs (lengths even in their logarithm), and share rows.
 - Two plans of the same rows, with the same inputs and the same targets: masked, and naive, where a row is one example.
@@ -12,7 +13,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.context_extension_arms import Settings, Stage
-from benchmarks.context_extension_documents import Phrases, echo_document, needle_document, spoken
+from benchmarks.context_extension_documents import Phrases, copy_document, echo_document, needle_document, spoken
 from ringworld.data.files import write_json
 from ringworld.data.packing import cut_in_rows, pack
 from ringworld.data.plan import PackingPlan
@@ -141,27 +142,11 @@ def _write_rows(
 ) -> dict[str, object]:
     """The documents of one length and both plans of them; returns what was made."""
     rng = np.random.default_rng((seed, 3))
-    sources = store.index.documents("train")
-    sources = sources[store.index.tokens[sources] > settings.lengths[-1]]
-    size = store.index.tokens[sources] - 1
-    whole = [store.read(int(document), 0, int(tokens)) for document, tokens in zip(sources, size, strict=True)]
-    likely = np.cumsum(size / size.sum())
-    least = max(min(length, settings.lengths[0]) // 4, phrases.pair * 5 // 4)
-    if least > length or not len(sources):
-        raise UserError(
-            f"a needle and its question take {phrases.pair} tokens of rows of {length}, and {len(sources)} documents "
-            f"have more than {settings.lengths[-1]} tokens: use longer rows, or more documents"
-        )
     made: list[tuple[np.ndarray, np.ndarray]] = []
-    held = {True: 0, False: 0}  # tokens in documents as long as a row, and in shorter ones
-    while sum(held.values()) < slots * SPARE:
-        full = held[True] <= held[False]
-        tokens = length if full else int(np.exp(rng.uniform(np.log(least), np.log(length))))
-        source = whole[min(int(np.searchsorted(likely, rng.random())), len(whole) - 1)]
-        start = int(rng.integers(max(1, len(source) - tokens)))
-        kind = needle_document if rng.integers(2) else echo_document
-        made.append(kind(source[start : start + tokens], tokens, phrases, settings.counted, rng))
-        held[full] += tokens
+    documents, taken = _documents(settings, store, phrases, length, rng), 0
+    while taken < slots * SPARE:
+        made.append(next(documents))
+        taken += len(made[-1][0]) - 1
     info = replace(store.info, answers=True)
     ids, marks = [ids for ids, _ in made], [marks for _, marks in made]
     columns = {
@@ -188,6 +173,34 @@ def _write_rows(
         "pairs_masked": float(plan.work.mean()),
         "pairs_naive": float(naive(plan).work.mean()),
     }
+
+
+def _documents(
+    settings: Settings, store: TokenStore, phrases: Phrases, length: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Without end."""
+    least = max(min(length, settings.lengths[0]) // 4, phrases.pair * 5 // 4)
+    while least > length and length in settings.warm:
+        yield copy_document(length, phrases, rng)
+    sources = store.index.documents("train")
+    sources = sources[store.index.tokens[sources] > settings.lengths[-1]]
+    if least > length or not len(sources):
+        raise UserError(
+            f"a needle and its question take {phrases.pair} tokens of rows of {length}, and {len(sources)} documents "
+            f"have more than {settings.lengths[-1]} tokens: use longer rows, or more documents"
+        )
+    size = store.index.tokens[sources] - 1
+    whole = [store.read(int(document), 0, int(tokens)) for document, tokens in zip(sources, size, strict=True)]
+    likely = np.cumsum(size / size.sum())
+    held = {True: 0, False: 0}  # tokens in documents as long as a row, and in shorter ones
+    while True:
+        full = held[True] <= held[False]
+        tokens = length if full else int(np.exp(rng.uniform(np.log(least), np.log(length))))
+        source = whole[min(int(np.searchsorted(likely, rng.random())), len(whole) - 1)]
+        start = int(rng.integers(max(1, len(source) - tokens)))
+        kind = needle_document if rng.integers(2) else echo_document
+        yield kind(source[start : start + tokens], tokens, phrases, settings.counted, rng)
+        held[full] += tokens
 
 
 def naive(plan: PackingPlan) -> PackingPlan:

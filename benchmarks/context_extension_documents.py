@@ -3,8 +3,9 @@
 A model of half a million weights does not learn from text alone to look anything up. Needles teach it with sentence,
 question and kind of number of the test (`ringworld.evaluate.needle`). Copying a passage is the same skill, with
 hundreds of tokens to learn it from instead of five; every other passage is of random tokens, which nothing but copying
-predicts. A document is (ids, marks), a mark for each token that the loss counts, and ends with two end-of-text ids, of
-which the first counts: where documents of a row see each other, the other separates them.
+predicts. The shortest rows are such passages alone. A document is (ids, marks), a mark for each token that the loss
+counts, and ends with two end-of-text ids, of which the first counts: where documents of a row see each other, the other
+separates them.
 """
 
 from __future__ import annotations
@@ -98,8 +99,7 @@ def echo_document(
     size = max(2, int(length * rng.uniform(1 / 16, 1 / 4)))
     copies = max(2, int(0.75 * length / size))
     room = length - 1 - copies * size
-    # The special ids are the last two.
-    passage = text[room : room + size] if rng.integers(2) else rng.integers(phrases.end_of_text - 1, size=size)
+    passage = text[room : room + size] if rng.integers(2) else _random(size, phrases, rng)
     copied = np.append(0, np.ones(size - 1, np.int32))
     seen = (rng.random(room) < counted).astype(np.int32)
     ids, marks, used = [], [], 0
@@ -110,6 +110,21 @@ def echo_document(
     ids += [text[used:room], np.full(2, phrases.end_of_text)]
     marks += [seen[used:], np.array([1, 0])]
     return np.concatenate(ids), np.concatenate(marks)
+
+
+def copy_document(length: int, phrases: Phrases, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, marks) of `length` tokens and one: a passage of random tokens, an eighth to a half of them, again and again.
+
+    marks: 1 from its second coming on.
+    """
+    size = int(rng.integers(length // 8, length // 2 + 1))
+    ids = np.append(np.resize(_random(size, phrases, rng), length - 1), np.full(2, phrases.end_of_text))
+    marks = np.concatenate([np.zeros(size, np.int32), np.ones(length - size, np.int32), np.zeros(1, np.int32)])
+    return ids, marks
+
+
+def _random(size: int, phrases: Phrases, rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(phrases.end_of_text - 1, size=size)  # the special ids are the last two
 
 
 def spoken(rng: np.random.Generator) -> str:

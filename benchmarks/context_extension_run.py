@@ -153,21 +153,25 @@ class Experiment:
         return TrainJob(recipe, inputs, TrainOptions(save_every=0, save_seconds=SAVE_SECONDS, keep=1))
 
     def _start(self, stage: Stage) -> str:
-        """Random weights of a deviation of 1 / sqrt(embed), made where they are missing.
+        """Random weights to begin with, made where they are missing: of a deviation of 1 / sqrt(embed), and biases of
+        queries and keys of deviation 1.
 
-        Those of a recipe that begins from scratch have 0.02, which suits thousands of dimensions. With 128, logits are
-        so small then that hundreds of steps pass until they have grown.
+        A recipe that begins from scratch has 0.02 and 0, which suits thousands of dimensions and billions of tokens.
+        With 128 dimensions logits are so small then that hundreds of steps pass until they have grown; and without
+        biases attention to the token before, which copying begins with, has to be learned against random embeddings.
         """
         folder, model = self._folder / "start", self._model(stage)
-        factor = model.embed_dim**-0.5 / 0.02
+        seed = jax.random.key(self._settings.seed)
+
+        def larger(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+            name = path[-1].key
+            if name in ("query_bias", "key_bias"):
+                return jax.random.normal(jax.random.fold_in(seed, len(name)), leaf.shape)
+            return leaf if name.endswith(("norm", "bias")) else leaf * (model.embed_dim**-0.5 / 0.02)
+
         if not (folder / "done").exists():
-            fresh = init_params(model, jax.random.key(self._settings.seed))
-            save_params(
-                str(folder / "params"),
-                jax.tree_util.tree_map_with_path(
-                    lambda path, leaf: leaf if path[-1].key.endswith("norm") else leaf * factor, fresh
-                ),
-            )
+            fresh = init_params(model, seed)
+            save_params(str(folder / "params"), jax.tree_util.tree_map_with_path(larger, fresh))
             (folder / "done").touch()
         return str(folder / "params")
 
