@@ -27,6 +27,9 @@ _CITY_NAMES = (
     "Ottawa Palermo Paris Perth Prague Quito Reykjavik Riga Rome Santiago Seoul Stockholm Tallinn Tunis Vienna "
 )
 CITIES = tuple(_CITY_NAMES.split())
+SENTENCE = "\nThe special magic {city} number is:"  # then a space and the number
+SENTENCE_END = ".\n"
+QUESTION = "\nWhat is the special magic {city} number? The special magic {city} number is:"
 BOUNDARY_REACH = 64  # tokens that a needle may move towards the beginning to follow the end of a sentence
 
 
@@ -107,8 +110,8 @@ def make_prompts(
 def _make(length, depth, haystack, encode, ends_sentence, rng: np.random.Generator) -> Prompt | str:
     city, number = CITIES[rng.integers(len(CITIES))], str(rng.integers(1_000_000, 10_000_000))
     value = encode(f" {number}")
-    needle = np.concatenate([encode(f"\nThe special magic {city} number is:"), value, encode(".\n")])
-    question = encode(f"\nWhat is the special magic {city} number? The special magic {city} number is:")
+    needle = np.concatenate([encode(SENTENCE.format(city=city)), value, encode(SENTENCE_END)])
+    question = encode(QUESTION.format(city=city))
     room = length + 1 - len(needle) - len(question) - len(value)
     if room < length // 4:
         return f"question and needle take {length + 1 - room} of {length} tokens in this tokenizer"
