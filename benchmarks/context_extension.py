@@ -91,13 +91,15 @@ def _within(minutes: float, folder: Path, settings: Settings) -> Settings:
     kept = folder / "settings.json"
     if kept.exists():
         found = json.loads(kept.read_text(encoding="utf-8"))
-        return dataclasses.replace(settings, base_steps=tuple(found["base_steps"]), stage_steps=found["stage_steps"])
+        return dataclasses.replace(
+            settings, base_steps=tuple(found["base_steps"]), stage_steps=tuple(found["stage_steps"])
+        )
     rate = device_peak_flops(jax.devices()[0], jnp.dtype(settings.dtype)) * jax.device_count() * EFFICIENCY
     share = minutes * 60 * rate / cost(settings)
     return dataclasses.replace(
         settings,
         base_steps=tuple(max(1, round(steps * share)) for steps in settings.base_steps),
-        stage_steps=max(1, round(settings.stage_steps * share)),
+        stage_steps=tuple(max(1, round(steps * share)) for steps in settings.stage_steps),
     )
 
 

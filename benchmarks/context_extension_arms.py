@@ -29,7 +29,7 @@ class Settings:
                     look through, a model finds sooner that looking helps. The first of them have no room for a needle,
                     and hold passages to copy
     base_steps, base_tokens     steps of the base at each of its lengths, and slots of each
-    stage_steps, stage_tokens   of every further stage; a stage has the same slots at every length
+    stage_steps, stage_tokens   steps of every further stage, and slots of all their steps
     base_rate, stage_rate       learning rates; the base's falls to a tenth by a cosine at its last length
     vocabulary      ids of a byte-level BPE trained on the text; 0: bytes
     counted         share of the text's tokens that the loss counts, at random; of what is to be recalled it counts all
@@ -53,7 +53,7 @@ class Settings:
     base_steps: tuple[int, ...] = (2000, 1500, 600, 900)
     base_tokens: tuple[int, ...] = (1024, 2048, 2048, 2048)
     base_rate: float = 3e-3
-    stage_steps: int = 90
+    stage_steps: tuple[int, ...] = (90, 90, 90, 180)
     stage_tokens: int = 8192
     stage_rate: float = 1e-3
     counted: float = 0.125
@@ -83,7 +83,7 @@ class Settings:
                 raise UserError(f"{tokens} slots a step are not whole rows of {length}")
         if not 0 < self.counted <= 1:
             raise UserError(f"counted={self.counted}: a share above 0 and at most 1")
-        if min(*self.base_steps, self.stage_steps, self.rounds, self.windows) < 1:
+        if min(*self.base_steps, *self.stage_steps, self.rounds, self.windows) < 1:
             raise UserError("steps, rounds and windows are 1 or more")
 
     def model(self, vocabulary: int, rope: RopeConfig) -> ModelConfig:
@@ -151,12 +151,12 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     base = found[-1]
     for arm, naive in (("rising", False), ("fixed", False), ("naive", True)):
         before = base
-        for length in others:
+        for length, steps in zip(others, settings.stage_steps, strict=True):
             rope = settings.rope_at(first if arm == "fixed" else length)
-            before = _stage(settings, arm, length, settings.stage_steps, rope, before.key, naive)
+            before = _stage(settings, arm, length, steps, rope, before.key, naive)
             found.append(before)
     last = others[-1]
-    steps = settings.stage_steps * len(others)
+    steps = sum(settings.stage_steps)
     return *found, _stage(settings, "direct", last, steps, settings.rope_at(last), base.key)
 
 

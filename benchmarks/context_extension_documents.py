@@ -113,7 +113,7 @@ def echo_document(
 
 
 def copy_document(length: int, phrases: Phrases, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, marks) of `length` tokens and one: a passage of random tokens, an eighth to a half of them, again and again.
+    """(ids, marks) of `length` tokens and one: a passage of random tokens, an eighth to a half of them, over and over.
 
     marks: 1 from its second coming on.
     """
