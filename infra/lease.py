@@ -149,9 +149,10 @@ class Lease:
         except Exception as wrong:
             # Storage may be away for a while; whatever the reason, the limit is the age of the last renewal.
             age = self._clock() - self._holder.renewed
-            _LOG.warning("could not renew %s for %.0f s: %s", self._store.url(_KEY), age, wrong)
+            reason = f"{type(wrong).__name__}: {wrong}".removesuffix(": ")  # a TimeoutError has nothing to say
+            _LOG.warning("could not renew %s for %.0f s: %s", self._store.url(_KEY), age, reason)
             if age > _LOST_AFTER * self._holder.seconds:
-                self._lose(f"it could not be renewed for {age:.0f} s: {wrong}")
+                self._lose(f"it could not be renewed for {age:.0f} s: {reason}")
 
     def _renew(self) -> None:
         fresh = replace(self._holder, renewed=self._clock())
