@@ -31,6 +31,8 @@ from ringworld.train.recipe import load_job
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "pipeline"
+# Evaluations are made once, and not measured.
+LITTLE = {"rows": 1, "needle_fractions": [1.0], "depths": [0.5], "context": None}
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,8 @@ def _write_text_alone(name: str, path: Path) -> list[str]:
     source = Path(name) if name.endswith(".yaml") else ROOT / "configs" / "curricula" / f"{name}.yaml"
     whole = yaml.safe_load(source.read_text(encoding="utf-8"))
     stages = {stage: of for stage, of in whole["stages"].items() if of.get("data", "text") == "text"}
-    alone = {**whole, "stages": stages, "talk": None, "questions": None, "vision": None}
-    evaluation = {key: value for key, value in whole.get("evaluate", {}).items() if key not in ("tasks", "vision")}
-    path.write_text(yaml.safe_dump({**alone, "evaluate": evaluation}, sort_keys=False), encoding="utf-8")
+    alone = {**whole, "stages": stages, "talk": None, "questions": None, "vision": None, "evaluate": LITTLE}
+    path.write_text(yaml.safe_dump(alone, sort_keys=False), encoding="utf-8")
     return list(stages)
 
 
