@@ -87,7 +87,8 @@ class Side:
                 Prompt(len(prompt) + len(answer) - 1, 0.0, "", "", np.append(prompt, answer), len(answer))
                 for prompt, answer in zip(prompts, answers, strict=True)
             ]
-            rows, places = pack_prompts([prompt.tokens for prompt in asked], request["sequence"])
+            sizes = [prompt.answer for prompt in asked]
+            rows, places = pack_prompts([prompt.tokens for prompt in asked], request["sequence"], sizes)
             hit = scorer.score(self._params, programs.config.rope, rows).hit
             exact[:] = [
                 bool(hit[row, slot + prompt.length - prompt.answer : slot + prompt.length].all())

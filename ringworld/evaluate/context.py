@@ -212,7 +212,7 @@ def context_figures(held_out: HeldOutContext, before: ContextScores, after: Cont
 
 
 def _packed(pieces: Sequence[np.ndarray], sequence: int, counted: Sequence[int]) -> Stretches:
-    rows, places = pack_prompts(pieces, sequence)
+    rows, places = pack_prompts(pieces, sequence, counted)
     return Stretches(rows, tuple(places), tuple(len(piece) - 1 for piece in pieces), tuple(counted))
 
 

@@ -101,7 +101,8 @@ class _Given:
         check_same(store.info.tokenizer_hash, tokenizer.hash, f"evaluation of {inputs.tokens}")
         text = windows(store, recipe.sequence, recipe.rows)
         prompts, refused = needle_prompts(recipe.needle, store, tokenizer, recipe.seed)
-        questions, places = pack_prompts([prompt.tokens for prompt in prompts], recipe.sequence)
+        asked = [prompt.answer for prompt in prompts]
+        questions, places = pack_prompts([prompt.tokens for prompt in prompts], recipe.sequence, asked)
         context, tasks = read_context(recipe.context, store, recipe.sequence), plan_tasks(job, store, tokenizer)
         chat, vision = read_chat(job, tokenizer), read_vision(job, tokenizer)
         return cls(tokenizer, text, prompts, refused, questions, places, context, tasks, chat, vision)

@@ -128,9 +128,15 @@ def _make(length, depth, haystack, encode, ends_sentence, rng: np.random.Generat
     return Prompt(length, depth, city, number, tokens, len(value))
 
 
-def pack_prompts(prompts: Sequence[np.ndarray], sequence: int) -> tuple[Rows, list[tuple[int, int]]]:
+def pack_prompts(
+    prompts: Sequence[np.ndarray], sequence: int, answers: Sequence[int] | None = None
+) -> tuple[Rows, list[tuple[int, int]]]:
     """Prompts, each int32 [length + 1], as segments of rows of `sequence` slots, longest first; and (row, slot) of each
-    in the order given."""
+    in the order given.
+
+    answers: how many of a prompt's last tokens are asked for, of each; None: all are. What is not asked for has no
+    target (-1).
+    """
     places: list[tuple[int, int]] = [(0, 0)] * len(prompts)
     used: list[int] = []
     for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
@@ -141,9 +147,12 @@ def pack_prompts(prompts: Sequence[np.ndarray], sequence: int) -> tuple[Rows, li
         places[index] = (row, used[row])
         used[row] += length
     rows = Rows(*(np.zeros((len(used), sequence), np.int32) for _ in range(4)))
+    rows.targets[:] = -1
     for number, (tokens, (row, slot)) in enumerate(zip(prompts, places, strict=True), start=1):
-        span = slice(slot, slot + len(tokens) - 1)
-        rows.tokens[row, span], rows.targets[row, span] = tokens[:-1], tokens[1:]
+        end = slot + len(tokens) - 1
+        asked = len(tokens) - 1 if answers is None else answers[number - 1]
+        span = slice(slot, end)
+        rows.tokens[row, span], rows.targets[row, end - asked : end] = tokens[:-1], tokens[len(tokens) - asked :]
         rows.segments[row, span], rows.positions[row, span] = number, np.arange(len(tokens) - 1)
     return rows, places
 

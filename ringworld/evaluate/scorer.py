@@ -30,7 +30,8 @@ _BATCH = PartitionSpec(BATCH_AXES)  # of an array [batch, ...]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to score: tokens, targets, segments, positions, each int32 [rows, sequence]; segment 0 is padding."""
+    """Rows to score: tokens, targets, segments, positions, each int32 [rows, sequence]; segment 0 is padding, target -1
+    asks for nothing."""
 
     tokens: np.ndarray
     targets: np.ndarray

@@ -65,7 +65,11 @@ def weight_by_vocabulary(heads: Sequence[jax.Array], targets: jax.Array, weights
 def score_tokens(
     hidden: jax.Array, heads: Sequence[jax.Array], targets: jax.Array, *, mesh: Mesh, chunk: int = 1024
 ) -> TokenScores:
-    """Every target's loss and whether a greedy reader would have said it. Arguments as in `cross_entropy`."""
+    """Every target's loss and whether a greedy reader would have said it. Arguments as in `cross_entropy`.
+
+    A target of -1 is not asked for, and has loss 0 and no hit; a chunk without targets of a vocabulary costs no product
+    with that vocabulary's head.
+    """
     found = TokenScores(jnp.zeros(targets.shape, jnp.float32), jnp.zeros(targets.shape, bool))
     for head, own, within in _by_vocabulary(heads, targets):
         scores = _score(hidden, head, own, mesh, chunk)
@@ -86,13 +90,20 @@ def _score(hidden: jax.Array, head: jax.Array, targets: jax.Array, mesh: Mesh, c
     def local(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> TokenScores:
         head = _whole(head, hidden.dtype)
 
-        def walk(_: None, piece: Any) -> tuple[None, TokenScores]:
-            x, target = _gather(piece)
+        def asked(x: jax.Array, target: jax.Array) -> TokenScores:
             logits = _logits(x, head)
             log_normalizer, target_logit = _normalizer(logits), _pick(logits, target)
             # A tie would make two tokens the likeliest; then neither is said to be.
             rivals = lax.psum((logits >= target_logit[:, None]).sum(-1), "tensor")
-            return None, TokenScores(*_own((log_normalizer - target_logit, rivals == 1), len(piece[1])))
+            return TokenScores(log_normalizer - target_logit, rivals == 1)
+
+        def passed(x: jax.Array, target: jax.Array) -> TokenScores:
+            return TokenScores(jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, bool))
+
+        def walk(_: None, piece: Any) -> tuple[None, TokenScores]:
+            x, target = _gather(piece)
+            here = (target >= 0) & (target < head.shape[1] * mesh.shape["tensor"])
+            return None, TokenScores(*_own(lax.cond(here.any(), asked, passed, x, target), len(piece[1])))
 
         pieces = _chunked(
             max(1, chunk // mesh.shape["tensor"]), hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)

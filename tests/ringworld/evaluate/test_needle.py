@@ -69,6 +69,16 @@ def test_packed_prompts_are_segments_with_targets_one_further():
         np.testing.assert_array_equal(rows.positions[row, span], np.arange(prompt.length))
 
 
+def test_where_answers_alone_are_asked_for_nothing_else_has_a_target():
+    prompts, _ = build()
+    rows, places = pack_prompts([prompt.tokens for prompt in prompts], 1024, [prompt.answer for prompt in prompts])
+    for prompt, (row, offset) in zip(prompts, places, strict=True):
+        end = offset + prompt.length
+        assert (rows.targets[row, offset : end - prompt.answer] == -1).all()
+        np.testing.assert_array_equal(rows.targets[row, end - prompt.answer : end], prompt.tokens[-prompt.answer :])
+    assert (rows.targets[rows.segments == 0] == -1).all()
+
+
 def test_a_grade_counts_whole_numbers_and_single_tokens():
     prompts, _ = build(NeedleConfig(lengths=(512,), depths=(0.5,), rounds=2))
     rows, places = pack_prompts([prompt.tokens for prompt in prompts], 1024)

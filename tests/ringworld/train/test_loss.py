@@ -112,6 +112,24 @@ def test_chunks_of_which_nothing_counts_cost_no_product(case):
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("mesh", MESHES)
+def test_what_is_not_asked_for_has_no_score_and_chunks_of_it_cost_no_product(case, mesh):
+    hidden, head, targets, _ = (np.array(array) for array in case)
+    whole = score_tokens(jnp.asarray(hidden), (jnp.asarray(head),), jnp.asarray(targets), mesh=sharded(mesh), chunk=4)
+    asked = np.zeros(targets.shape, bool)
+    asked[:, :2] = True
+    hidden[:, S // 2 :] = np.nan  # whole chunks, on every mesh
+    scores = score_tokens(
+        jnp.asarray(hidden),
+        (jnp.asarray(head),),
+        jnp.asarray(np.where(asked, targets, -1)),
+        mesh=sharded(mesh),
+        chunk=4,
+    )
+    np.testing.assert_allclose(scores.loss, np.where(asked, whole.loss, 0), rtol=1e-6)
+    np.testing.assert_array_equal(scores.hit, np.where(asked, whole.hit, False))
+
+
 def test_a_tie_is_no_hit():
     hidden, head = jnp.zeros((1, 2, 4)), jnp.zeros((4, 8))
     scores = score_tokens(hidden, (head,), jnp.zeros((1, 2), jnp.int32), mesh=sharded("fsdp=1"))
