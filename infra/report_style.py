@@ -37,7 +37,7 @@ p { margin: 4px 0 14px; max-width: 76ch; }
 .scroll { overflow-x: auto; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(168px, 1fr)); gap: 12px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 14px 18px 15px; }
-.tile b { display: block; font-size: 26px; font-weight: 640; letter-spacing: -.02em; line-height: 1.25;
+.tile b { display: block; font-size: 22px; font-weight: 640; letter-spacing: -.02em; line-height: 1.25;
   white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 13px; }

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 
 from ringworld.data.files import open_to_write
 from ringworld.evaluate.loss_by_position import PositionLoss
@@ -18,6 +19,8 @@ from ringworld.evaluate.needle import Cell
 from ringworld.evaluate.video_needle import VideoCell
 
 INK, MUTED, BEFORE, AFTER = "#1f2933", "#8894a3", "#b8c2cc", "#2563eb"
+# Of shares of what is found: nothing is as calm as the page, and every number can be read on its cell.
+FOUND = LinearSegmentedColormap.from_list("found", ("#f1efe9", "#f4d98a", "#58b27c"))
 _CORPORA = (AFTER, "#c2571a", "#2f855a", "#8a4fb0", "#b5892a", "#0e7490", "#b8447f", MUTED)
 _NEEDLE = (("exact", "number found"), ("digits", "answer tokens right"))
 _VIDEO_NEEDLE = (("exact", "colour said"), ("said", "answer tokens right"))
@@ -129,7 +132,7 @@ def _draw_grid(
         grid = np.full((len(depths), len(lengths)), np.nan)
         for (length, depth), share in zip(places, shares, strict=True):
             grid[depths.index(depth), lengths.index(length)] = share
-        axes.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        axes.imshow(grid, vmin=0, vmax=1, cmap=FOUND, aspect="auto")
         for (row, column), value in np.ndenumerate(grid):
             axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8, color=INK)
         axes.set_title(f"{title}: {np.nanmean(grid):.0%}", fontsize=10, color=INK)

@@ -73,10 +73,9 @@ def draw(path: str, results: Sequence[Result]) -> bool:
     placed = [result for result in results if result.cell.depth is not None and result.score is not None]
     if not placed:
         return False
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
+    from ringworld.evaluate.pictures import FOUND
 
     names = list(dict.fromkeys(result.cell.task for result in placed))
     lengths = sorted({result.cell.length for result in placed})
@@ -94,7 +93,7 @@ def draw(path: str, results: Sequence[Result]) -> bool:
         for result in placed:
             if result.cell.task == name and result.cell.depth is not None:
                 grid[depths.index(result.cell.depth), lengths.index(result.cell.length)] = result.score
-        axes.imshow(grid, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        axes.imshow(grid, vmin=0, vmax=1, cmap=FOUND, aspect="auto")
         for (row, column), value in np.ndenumerate(grid):
             axes.text(column, row, "–" if np.isnan(value) else f"{value:.0%}", ha="center", va="center", fontsize=8)  # noqa: RUF001
         axes.set_title(f"{name}: {np.nanmean(grid):.0%}", fontsize=9)
