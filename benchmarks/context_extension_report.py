@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.context_extension_arms import TRAINING_FREE, Settings
+from benchmarks.context_extension_arms import TRAINING_FREE, Settings, stages
 
 TITLES = {
     "base": "base, as it is",
@@ -65,14 +65,13 @@ def tables(settings: Settings, lines: Lines) -> str:
             f"{at[length]['loss']['late'][str(length)]:.3f}" if length in at else "-" for length in settings.lengths
         ]
         found.append(f"| {title} | {' | '.join(late)} |")
-    found += ["", "Needle after every stage:", "", *_head("stage", heads, "seconds")]
-    for key, line in lines.items():
-        if line["kind"] == "probe" and line["probe"]["key"] == line["probe"]["weights"]:
-            stage = lines[key.removeprefix("probe ")]
-            arm, length = stage["stage"]["arm"], stage["stage"]["length"]
-            shares = needle(line)
+    found += ["", "Needle after every stage:", "", *_head("stage", heads, "TFLOP")]
+    for stage in stages(settings):
+        if f"probe {stage.key}" in lines:
+            shares, title = needle(lines[f"probe {stage.key}"]), TITLES[stage.arm].removesuffix(", as it is")
             cells = " | ".join(f"{shares[length]:.0%}" if length in shares else "-" for length in settings.lengths)
-            found.append(f"| {TITLES[arm].removesuffix(', as it is')}, {length:,} | {stage['seconds']:.0f} | {cells} |")
+            spent = lines[stage.key]["gflop"] / 1e3
+            found.append(f"| {title}, {stage.length:,} | {spent:.1f} | {cells} |")
     return "\n".join(found) + "\n"
 
 
@@ -93,7 +92,8 @@ def draw(path: Path, settings: Settings, lines: Lines) -> None:
     longest = settings.lengths[-1]
     for arm, title in TITLES.items():
         at = last_of(arm, settings, lines)
-        style = {"color": _COLORS[arm], "linewidth": 1.8, "linestyle": "--" if arm in TRAINING_FREE else "-"}
+        line = "--" if arm in TRAINING_FREE else ":" if arm == "naive" else "-"  # naive often lies on rising
+        style = {"color": _COLORS[arm], "linewidth": 2.4 if arm == "naive" else 1.8, "linestyle": line}
         if longest in at:
             edges = np.array(at[longest]["loss"]["edges"])
             left.plot((edges[:-1] + edges[1:]) / 2, at[longest]["loss"]["spans"], label=title, **style)
