@@ -15,7 +15,7 @@ from tests.system.chaos.campaign import Options, Report, Struck, run
 from tests.system.chaos.faults import KINDS, draw
 from tests.system.chaos.verdict import Remains, differences
 
-STEPS = 120  # of a stage; a checkpoint every ten
+STEPS = 120  # of the stage; a checkpoint every ten
 
 
 def test_ten_faults_end_as_a_calm_run_does(tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ def run(
                 closing(Scene(curriculum, volume.root / name, folder, cluster.environment, [*words, *own]))
             )
 
-        calm, report.calm_seconds = _calm(scene("calm", "placement.frozen_seconds=300"))
+        # Nothing strikes a calm run, so it saves at its end alone.
+        calm, report.calm_seconds = _calm(
+            scene("calm", "placement.frozen_seconds=300", f"placement.train.save_every={options.steps}")
+        )
         say(f"calm run: {report.calm_seconds:.0f} s, {len(calm.manifests)} stages")
         kinds = tuple(kind for kind in KINDS if kind not in skipped)
         faults = draw(options.faults, options.seed, kinds, options.early)[len(report.faults) :]
