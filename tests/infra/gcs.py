@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -276,6 +278,24 @@ def variables(address: str) -> dict[str, str]:
         "TENSORSTORE_GCS_HTTP_URL": address,
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
     }
+
+
+def run_beside(cloud: Cloud, module: str, function: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """module.function(*words) in a process whose gs:// is this cloud: a client keeps the first address it is given.
+
+    AssertionError with what it said where it fails.
+    """
+    script = f"from {module} import {function}; {function}(*{words!r})"
+    with serve(cloud) as address:
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | variables(address) | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert ran.returncode == 0, ran.stderr
+    return ran
 
 
 def main() -> None:

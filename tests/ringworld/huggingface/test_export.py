@@ -1,10 +1,7 @@
 """A run's stage, as its manifests and its artifact lie on disk, becomes a folder that is whole and says its origin."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,7 +22,7 @@ from ringworld.huggingface.export import export
 from ringworld.model.config import RopeConfig
 from ringworld.train.checkpoint import save_params
 from ringworld.train.weights import load_weights
-from tests.infra.gcs import Cloud, serve, variables
+from tests.infra.gcs import Cloud, run_beside
 from tests.ringworld.huggingface.folders import LLAMA, mesh_of, random_params
 
 CONFIG = replace(LLAMA, vocabulary=264, vision_vocabulary=24, head_norms=True, rope=RopeConfig(160_000.0))
@@ -103,19 +100,7 @@ def through_a_bucket(run: str, out: str):
 
 
 def test_a_run_in_a_bucket_is_exported_to_a_bucket_and_comes_back_from_there(run, params, tmp_path):
-    script = (
-        "from tests.ringworld.huggingface.test_export import through_a_bucket; "
-        f"through_a_bucket({str(run)!r}, {str(tmp_path / 'back.npz')!r})"
-    )
-    with serve(Cloud(tmp_path)) as address:
-        ran = subprocess.run(
-            [sys.executable, "-c", script],
-            env=os.environ | variables(address) | {"PYTHONPATH": str(Path(__file__).parents[3])},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    assert ran.returncode == 0, ran.stderr
+    ran = run_beside(Cloud(tmp_path), __name__, "through_a_bucket", str(run), str(tmp_path / "back.npz"))
     assert "gs://bucket/models/chat: qwen3" in ran.stdout
     with np.load(tmp_path / "back.npz") as back:
         for name, leaf in zip(back, jax.tree.leaves(params), strict=True):

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -16,7 +14,7 @@ from ringworld.errors import UserError
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.train.checkpoint import Checkpoints, load_params, save_params
 from ringworld.train.checksums import checksums
-from tests.infra.gcs import Cloud, serve, variables
+from tests.infra.gcs import Cloud, run_beside
 
 # Orbax leaves the reads of other shards behind when one fails.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -210,18 +208,7 @@ def in_a_bucket(harmed: str):
 
 def test_all_of_it_holds_in_a_bucket(tmp_path):
     cloud = Cloud(tmp_path)
-    with serve(cloud) as address:
-        script = (
-            f"from tests.ringworld.train.test_checkpoint import in_a_bucket; in_a_bucket({str(tmp_path / 'objects')!r})"
-        )
-        ran = subprocess.run(
-            [sys.executable, "-c", script],
-            env=os.environ | variables(address) | {"PYTHONPATH": str(Path(__file__).parents[3])},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    assert ran.returncode == 0, ran.stderr
+    ran = run_beside(cloud, __name__, "in_a_bucket", str(tmp_path / "objects"))
     assert (
         "warning: checkpoint gs://bucket/run/state/checkpoints/20 is damaged: not as it was saved: params.gate"
         in ran.stderr
