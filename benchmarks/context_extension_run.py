@@ -221,7 +221,8 @@ class Measuring:
             prompts, refused = needle_prompts(config, store, tokenizer, settings.seed)
             if refused:
                 raise UserError(f"needle prompts of {length} tokens: {refused[length]}; name more documents")
-            asked[length] = Asked(prompts, *pack_prompts([prompt.tokens for prompt in prompts], longest))
+            answers = [prompt.answer for prompt in prompts]
+            asked[length] = Asked(prompts, *pack_prompts([prompt.tokens for prompt in prompts], longest, answers))
         return cls(windows(store, longest, settings.windows), asked, mesh)
 
     def measure(self, probe: Probe, model: ModelConfig, weights: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import yaml
 
+from ringworld.data.files import read_json
 from ringworld.train.progress import Record, read_progress
 from ringworld.train.recipe import load_job
 
@@ -93,19 +94,20 @@ def _timed(command: Sequence[str], log: Path) -> float:
     return time.perf_counter() - began
 
 
-def _newest_job(stage: Path) -> Path:
-    return max(stage.glob("attempt-*/job.yaml"), key=lambda path: int(path.parent.name.removeprefix("attempt-")))
+def _attempt(stage: Path) -> tuple[Path, float]:
+    """The folder of the attempt that finished, and its seconds."""
+    manifest = read_json(str(stage / "manifest.json"))
+    return stage / f"attempt-{manifest['attempt']}", manifest["provenance"]["seconds"]
 
 
 def _of_the_flow(stage: Path) -> Side:
-    manifest = yaml.safe_load((stage / "manifest.json").read_text(encoding="utf-8"))
-    records = read_progress(_newest_job(stage).parent / "progress.jsonl")
-    return Side(manifest["provenance"]["seconds"], _of_steps(records))
+    attempt, seconds = _attempt(stage)
+    return Side(seconds, _of_steps(read_progress(attempt / "progress.jsonl")))
 
 
 def _by_hand(folder: Path, stage: str) -> Side:
-    path = _newest_job(folder / "runs" / RUN / stage)
-    job, mine = load_job(str(path)), Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=folder))
+    theirs, _ = _attempt(folder / "runs" / RUN / stage)
+    job, mine = load_job(str(theirs / "job.yaml")), Path(tempfile.mkdtemp(prefix=f"{stage}-", dir=folder))
     dataclasses.replace(job, inputs=dataclasses.replace(job.inputs, output=str(mine))).save(str(mine / "job.yaml"))
     command = [
         sys.executable,
@@ -118,9 +120,9 @@ def _by_hand(folder: Path, stage: str) -> Side:
     ]
     print(f"by hand: {stage}", file=sys.stderr, flush=True)
     seconds = _timed(command, folder / f"{stage}.log")
-    records, theirs = (read_progress(place / "progress.jsonl") for place in (mine / "state", path.parent))
-    if [record.loss for record in records] != [record.loss for record in theirs]:
-        raise SystemExit(f"{stage}: by hand its losses are others than in the flow; see {mine} and {path.parent}")
+    records = read_progress(mine / "state" / "progress.jsonl")
+    if [record.loss for record in records] != [record.loss for record in read_progress(theirs / "progress.jsonl")]:
+        raise SystemExit(f"{stage}: by hand its losses are others than in the flow; see {mine} and {theirs}")
     return Side(seconds, _of_steps(records))
 
 

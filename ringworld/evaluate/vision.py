@@ -136,7 +136,7 @@ def _needle(
         prompts, refused = make_video_prompts(config, haystack, encode, ask, sight.ids, sequence, seed)
     except UserError as cannot_be_asked:  # of no length; all else is still measured
         refused = dict.fromkeys(config.frames, str(cannot_be_asked))
-    rows, places = pack_prompts([prompt.tokens for prompt in prompts], sequence)
+    rows, places = pack_prompts([prompt.tokens for prompt in prompts], sequence, [prompt.answer for prompt in prompts])
     choices = pack_choices(prompts, places, len(rows.tokens))
     return VideoNeedle(config.colours, tuple(prompts), refused, rows, tuple(places), choices)
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,30 +26,16 @@ from ringworld.train.checkpoint import save_params
 from tests.ringworld.corpus import prose, write_corpus
 from tests.ringworld.evaluate.stage import MODEL
 from tests.ringworld.evaluate.talks import write_talks
+from tests.ringworld.ranks import await_all, module, start_two
 
-REPOSITORY = Path(__file__).parents[3]
 TALKS = [("qa", [(f"{prose(seed, 2)} Who slept?", "captain ahab")]) for seed in range(3)]
 
 
 def in_two_processes(job: EvaluateJob, folder: Path) -> list[tuple[int, str]]:
     """(exit code, stderr) of both."""
     job.save(str(folder / "job.yaml"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "ringworld.evaluate", "--recipe", str(folder / "job.yaml"), "--mesh"]
-    command += ["fsdp=1,ring=2", "--coordinator", coordinator, "--num-processes", "2", "--process-id"]
-    calm = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    processes = [
-        subprocess.Popen([*command, str(rank)], cwd=REPOSITORY, env=calm, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=500)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+    words = ["--recipe", str(folder / "job.yaml"), "--mesh", "fsdp=1,ring=2"]
+    return await_all(start_two(module("ringworld.evaluate", *words)))
 
 
 def test_two_processes_find_what_one_finds(tmp_path, monkeypatch):

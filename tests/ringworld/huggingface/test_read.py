@@ -1,14 +1,9 @@
 """Folders written by hand, weight by weight, are read on any mesh; damaged and foreign ones are refused by name."""
 
 import json
-import os
 import shutil
-import socket
 import struct
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import fsspec
 import jax
@@ -24,6 +19,7 @@ from ringworld.huggingface.read import check_folder
 from ringworld.mesh import make_mesh, parse_mesh
 from ringworld.train.weights import load_weights
 from tests.ringworld.huggingface.folders import LLAMA, SHARDS, STATED, by_hand, llama_folder, mesh_of, random_params
+from tests.ringworld.ranks import await_all, start_two
 
 
 @pytest.fixture(scope="module")
@@ -60,27 +56,10 @@ def one_of_two(rank: int, coordinator: str, folder: str, written: str):
 
 def test_two_processes_read_a_folder_together(folder, params):
     np.savez(folder / "written.npz", *jax.tree.leaves(params))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     script = "from tests.ringworld.huggingface.test_read import one_of_two; one_of_two({}, {!r}, {!r}, {!r})"
-    calm = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", script.format(rank, coordinator, str(folder), str(folder / "written.npz"))],
-            cwd=Path(__file__).parents[3],
-            env=calm,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [rank.communicate(timeout=200)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    given = str(folder), str(folder / "written.npz")
+    ended = await_all(start_two(lambda rank, coordinator: ["-c", script.format(rank, coordinator, *given)]))
+    assert [code for code, _ in ended] == [0, 0], ended
 
 
 def test_a_folder_is_read_from_a_url_without_an_index_and_in_16_bits(tmp_path, params):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ringworld.mesh import make_mesh, parse_mesh
+from ringworld.train import loss
 from ringworld.train.loss import cross_entropy, score_tokens
 from tests.thorough import thorough
 
@@ -113,21 +114,28 @@ def test_chunks_of_which_nothing_counts_cost_no_product(case):
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_what_is_not_asked_for_has_no_score_and_chunks_of_it_cost_no_product(case, mesh):
-    hidden, head, targets, _ = (np.array(array) for array in case)
-    whole = score_tokens(jnp.asarray(hidden), (jnp.asarray(head),), jnp.asarray(targets), mesh=sharded(mesh), chunk=4)
-    asked = np.zeros(targets.shape, bool)
-    asked[:, :2] = True
-    hidden[:, S // 2 :] = np.nan  # whole chunks, on every mesh
-    scores = score_tokens(
-        jnp.asarray(hidden),
-        (jnp.asarray(head),),
-        jnp.asarray(np.where(asked, targets, -1)),
-        mesh=sharded(mesh),
-        chunk=4,
-    )
+def test_what_is_not_asked_for_has_no_score(case, mesh):
+    hidden, head, targets = map(jnp.asarray, case[:3])
+    asked = np.broadcast_to(np.arange(S) < 2, targets.shape)
+    whole = score_tokens(hidden, (head,), targets, mesh=sharded(mesh), chunk=4)
+    scores = score_tokens(hidden, (head,), jnp.where(asked, targets, -1), mesh=sharded(mesh), chunk=4)
     np.testing.assert_allclose(scores.loss, np.where(asked, whole.loss, 0), rtol=1e-6)
     np.testing.assert_array_equal(scores.hit, np.where(asked, whole.hit, False))
+
+
+def test_chunks_of_which_nothing_is_asked_cost_no_product(case, monkeypatch):
+    hidden, head, targets = map(jnp.asarray, case[:3])
+    made, logits = [], loss._logits
+
+    def counted(x, head):
+        jax.debug.callback(lambda: made.append(len(x)))
+        return logits(x, head)
+
+    monkeypatch.setattr(loss, "_logits", counted)
+    asked = jnp.where(np.arange(S) < 2, targets, -1)
+    score_tokens(hidden, (head,), asked, mesh=sharded("fsdp=1"), chunk=4)
+    jax.effects_barrier()
+    assert made == [4] * B  # a chunk of each row
 
 
 def test_a_tie_is_no_hit():

@@ -6,13 +6,9 @@ import json
 import os
 import resource
 import shutil
-import socket
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,9 +21,9 @@ from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, Train
 from ringworld.train.step import TrainStep
 from ringworld.train.weights import load_weights
 from tests.ringworld.corpus import prose, write_corpus, write_plan
+from tests.ringworld.ranks import await_all, module, start_two
 from tests.ringworld.train.test_trainer import MODEL
 
-REPOSITORY = Path(__file__).parents[3]
 FAR = 20_000  # steps that no test trains to the end
 
 
@@ -47,35 +43,14 @@ class Preempted(BaseHTTPRequestHandler):
 def started(job, folder, notice=None):
     """Both processes. notice: the address of the second machine's metadata server."""
     job.save(str(folder / "job.yaml"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "ringworld.train", "--recipe", str(folder / "job.yaml")]
-    command += ["--state", str(folder / "state"), "--mesh", "fsdp=1,ring=2", "--coordinator", coordinator]
-    calm = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | {
-        "GCE_METADATA_HOST": "127.0.0.1:9"
-    }
-    return [
-        subprocess.Popen(
-            [*command, "--num-processes", "2", "--process-id", str(rank)],
-            cwd=REPOSITORY,
-            env=calm | ({"GCE_METADATA_HOST": notice} if rank and notice else {}),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    words = ["--recipe", str(folder / "job.yaml"), "--state", str(folder / "state"), "--mesh", "fsdp=1,ring=2"]
+    metadata = {rank: {"GCE_METADATA_HOST": notice if rank and notice else "127.0.0.1:9"} for rank in range(2)}
+    return start_two(module("ringworld.train", *words), metadata)
 
 
 def train(job, folder, notice=None):
     """Both processes' (exit code, stderr)."""
-    processes = started(job, folder, notice)
-    try:
-        said = [process.communicate(timeout=500)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+    return await_all(started(job, folder, notice))
 
 
 def endless(folder):
