@@ -30,18 +30,18 @@ class Settings:
                     and hold passages to copy
     base_steps, base_tokens     steps of the base at each of its lengths, and slots of each
     stage_steps, stage_tokens   steps of every further stage, and slots of all their steps
-    base_rate, stage_rate       learning rates; the base's falls to a tenth by a cosine at its last length
+    base_rates, stage_rate      learning rates; from the base's last length on they fall to a tenth by a cosine
     vocabulary      ids of a byte-level BPE trained on the text; 0: bytes
     counted         share of the text's tokens that the loss counts, at random; of what is to be recalled it counts all
     windows         held-out rows of the longest length whose loss is measured
-    rounds          needle prompts of each length and depth, at most; fewer at lengths above a quarter of the longest
+    rounds          needle prompts of each length and depth, at most; 4 or more above a quarter of the longest
     documents       sources as `ringworld.data.sources.expand` takes them
     megabytes       of text, at most
     held_out        share of the documents
     """
 
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
-    warm: tuple[int, ...] = (64, 128, 256)
+    warm: tuple[int, ...] = (64, 256)
     theta: float = 1e4
     growth: float = 4.0
     layers: int = 2
@@ -50,12 +50,12 @@ class Settings:
     mlp: int = 256
     vocabulary: int = 1024
     dtype: str = "float32"
-    base_steps: tuple[int, ...] = (2000, 1500, 600, 900)
-    base_tokens: tuple[int, ...] = (1024, 2048, 2048, 2048)
-    base_rate: float = 3e-3
-    stage_steps: tuple[int, ...] = (90, 90, 90, 180)
+    base_steps: tuple[int, ...] = (400, 300, 300)
+    base_tokens: tuple[int, ...] = (1024, 4096, 4096)
+    base_rates: tuple[float, ...] = (6e-3, 3e-3, 3e-3)
+    stage_steps: tuple[int, ...] = (60, 60, 60, 120)
     stage_tokens: int = 8192
-    stage_rate: float = 1e-3
+    stage_rate: float = 2e-3
     counted: float = 0.125
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     rounds: int = 6
@@ -74,7 +74,7 @@ class Settings:
                 )
         if len(self.lengths) < 2:
             raise UserError(f"lengths={list(self.lengths)}: give the base's length and one to extend to, or more")
-        for name in ("base_steps", "base_tokens"):
+        for name in ("base_steps", "base_tokens", "base_rates"):
             if len(getattr(self, name)) != len(self.warm) + 1:
                 raise UserError(f"{name}={list(getattr(self, name))}: one for each of {[*self.warm, self.lengths[0]]}")
         rows = zip((*self.base_tokens, self.stage_tokens), (*self.warm, self.lengths[0], self.lengths[-1]), strict=True)
@@ -90,7 +90,7 @@ class Settings:
         """vocabulary: of the tokenizer."""
         return ModelConfig(
             vocabulary, self.layers, self.embed, self.heads, self.heads, self.embed // self.heads, self.mlp,
-            tied_embeddings=True, rope=rope, qkv_biases=True,
+            tied_embeddings=True, rope=rope, qkv_biases=True, init="mimetic",
         )  # fmt: skip
 
     def rope_at(self, length: int) -> RopeConfig:
@@ -100,7 +100,7 @@ class Settings:
 
     def rounds_at(self, length: int) -> int:
         """Prompts of each depth: a long one costs as much as several short ones."""
-        return max(min(2, self.rounds), self.rounds * self.lengths[-1] // (4 * max(length, self.lengths[-1] // 4)))
+        return max(min(4, self.rounds), self.rounds * self.lengths[-1] // (4 * max(length, self.lengths[-1] // 4)))
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,10 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
     first, *others = settings.lengths
     found: list[Stage] = []
     rows = (*settings.warm, first)
-    for length, steps, tokens in zip(rows, settings.base_steps, settings.base_tokens, strict=True):
+    of_the_base = zip(rows, settings.base_steps, settings.base_tokens, settings.base_rates, strict=True)
+    for length, steps, tokens, rate in of_the_base:
         after = found[-1].key if found else None
-        found.append(
-            Stage(
-                "base", length, steps, tokens, settings.base_rate, settings.rope_at(first), after,
-            )
-        )  # fmt: skip
+        found.append(Stage("base", length, steps, tokens, rate, settings.rope_at(first), after))
     base = found[-1]
     for arm, naive in (("rising", False), ("fixed", False), ("naive", True)):
         before = base

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.context_extension_arms import Settings, Stage
-from benchmarks.context_extension_documents import Phrases, copy_document, echo_document, needle_document, spoken
 from ringworld.data.files import write_json
 from ringworld.data.packing import cut_in_rows, pack
 from ringworld.data.plan import PackingPlan
@@ -38,6 +37,7 @@ from ringworld.data.token_store import (
 )
 from ringworld.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from ringworld.errors import UserError
+from ringworld.synthesis.recall import Phrases, copy_document, needle_document, passage_document, spoken
 
 DOCUMENT_BYTES = 1 << 18  # of each source that is a distribution
 TRAINED_BYTES = 1 << 22  # of text that the tokenizer is trained on
@@ -198,7 +198,7 @@ def _documents(
         tokens = length if full else int(np.exp(rng.uniform(np.log(least), np.log(length))))
         source = whole[min(int(np.searchsorted(likely, rng.random())), len(whole) - 1)]
         start = int(rng.integers(max(1, len(source) - tokens)))
-        kind = needle_document if rng.integers(2) else echo_document
+        kind = needle_document if rng.integers(2) else passage_document
         yield kind(source[start : start + tokens], tokens, phrases, settings.counted, rng)
         held[full] += tokens
 

@@ -32,10 +32,8 @@ from ringworld.evaluate.scorer import Rows, Scorer
 from ringworld.exits import DONE, PREEMPTED
 from ringworld.mesh import MeshSpec
 from ringworld.model.config import ModelConfig
-from ringworld.model.llama import init_params
 from ringworld.strict import to_mapping
 from ringworld.train import trainer
-from ringworld.train.checkpoint import save_params
 from ringworld.train.progress import read_progress
 from ringworld.train.recipe import OptimizerConfig, TrainInputs, TrainJob, TrainOptions, TrainRecipe
 from ringworld.train.weights import load_weights
@@ -135,8 +133,7 @@ class Experiment:
 
     def _job(self, stage: Stage) -> TrainJob:
         settings = self._settings
-        begins = stage.after is None
-        falls = stage.arm == "base" and stage.length == settings.lengths[0]
+        begins, falls = stage.after is None, stage.length in settings.lengths
         optimizer = OptimizerConfig(
             stage.rate,
             schedule="cosine" if falls else "constant",
@@ -145,35 +142,12 @@ class Experiment:
         )
         recipe = TrainRecipe(
             self._model(stage), stage.length, stage.batch_tokens, stage.steps, optimizer, settings.seed,
-            dtype="bfloat16" if settings.dtype == "bfloat16" else "float32", init="params",
+            dtype="bfloat16" if settings.dtype == "bfloat16" else "float32", init="scratch" if begins else "params",
         )  # fmt: skip
         data, folder = self._data, self._stage_folder(stage.key)
-        before = self._start(stage) if stage.after is None else str(self._stage_folder(stage.after) / "params")
+        before = None if stage.after is None else str(self._stage_folder(stage.after) / "params")
         inputs = TrainInputs(data.plan(stage.length, stage.naive), data.rows(stage.length), str(folder), params=before)
         return TrainJob(recipe, inputs, TrainOptions(save_every=0, save_seconds=SAVE_SECONDS, keep=1))
-
-    def _start(self, stage: Stage) -> str:
-        """Random weights to begin with, made where they are missing: of a deviation of 1 / sqrt(embed), and biases of
-        queries and keys of deviation 1.
-
-        A recipe that begins from scratch has 0.02 and 0, which suits thousands of dimensions and billions of tokens.
-        With 128 dimensions logits are so small then that hundreds of steps pass until they have grown; and without
-        biases attention to the token before, which copying begins with, has to be learned against random embeddings.
-        """
-        folder, model = self._folder / "start", self._model(stage)
-        seed = jax.random.key(self._settings.seed)
-
-        def larger(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-            name = path[-1].key
-            if name in ("query_bias", "key_bias"):
-                return jax.random.normal(jax.random.fold_in(seed, len(name)), leaf.shape)
-            return leaf if name.endswith(("norm", "bias")) else leaf * (model.embed_dim**-0.5 / 0.02)
-
-        if not (folder / "done").exists():
-            fresh = init_params(model, seed)
-            save_params(str(folder / "params"), jax.tree_util.tree_map_with_path(larger, fresh))
-            (folder / "done").touch()
-        return str(folder / "params")
 
     def _model(self, stage: Stage) -> ModelConfig:
         return self._settings.model(self._vocabulary, stage.rope)

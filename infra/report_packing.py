@@ -14,7 +14,7 @@ from infra.report_parts import amounts, cell, number, section
 
 def packing(data: ReportData) -> Html | None:
     """The section, or None for a run without a packing plan."""
-    kinds = ("pack", "pack-conversations", "pack-vision")
+    kinds = ("pack", "pack-recall", "pack-conversations", "pack-vision")
     packed = [stage for kind in kinds for stage in data.of_kind(kind) if stage.values]
     if not packed:
         return None

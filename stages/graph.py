@@ -5,6 +5,7 @@
                                      -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's
                                      weights)
                               tokens -> assemble: chains of related documents, for the packs that want them
+                              tokens -> pack-text-512, for data: recall: rows of its own, with things to look up
     tokens -> talk, questions -> examples -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...
                                                                     (a branch, from text-1k's weights; see stages.chat)
     media -> vqgan -> codes -> examples-vision-1k -> pack-vision-1k -> vision-1k -> ...
@@ -36,6 +37,7 @@ from stages import (
     evaluate,
     pack,
     pack_conversations,
+    pack_recall,
     tokenizer,
     tokens,
     train,
@@ -45,6 +47,7 @@ from stages.chat import CONVERSATIONS, conversation_stages, corpora_of
 from stages.curriculum import Curriculum, OptimizerDefaults
 from stages.documents import DocumentsRecipe
 from stages.pack_conversations import PackConversationsRecipe
+from stages.pack_recall import PackRecallRecipe
 from stages.site import Site
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
@@ -108,7 +111,7 @@ def _data_stages(curriculum: Curriculum) -> list[Stage]:
         here,
     )
     decisions = _decisions(curriculum, first)
-    lengths = tuple(sorted({row.sequence for row in curriculum.stages.values() if row.data == "text"}))
+    lengths = tuple(sorted({row.sequence for row in curriculum.stages.values() if row.data in ("text", "recall")}))
     third = Stage(
         "tokens",
         TokensRecipe(held_out=curriculum.held_out, seed=curriculum.seed, buckets=lengths),
@@ -152,7 +155,9 @@ def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mappin
     packed = _packing(name, curriculum, made)
     recipe, place = _training_recipe(name, curriculum, parent), site.place(name, site.train)
     stores = {port: packed.inputs[port] for port in ("tokens", "vision") if port in packed.inputs}
-    if "tokens" not in stores:
+    if row.data == "recall":
+        stores = {"tokens": packed}  # its rows are its own
+    elif "tokens" not in stores:
         stores = {"tokens": stores["vision"]}
     for width in place.widths():
         check_mesh(recipe, width, name, site.devices(width), row.row_lengths)
@@ -191,6 +196,12 @@ def _packing(name: str, curriculum: Curriculum, made: Mapping[str, Stage]) -> St
         recipe = PackConversationsRecipe(row.sequence, corpora_of(row, curriculum), row.weigh_by, row.window)
         return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made[CONVERSATIONS]}, Placement())
     inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"]}
+    if row.data == "recall":
+        rows = -(-row.steps * row.batch_tokens // row.sequence)
+        recall = PackRecallRecipe(
+            row.sequence, rows, row.mixture, row.counted, row.weigh_by, row.window, curriculum.seed
+        )
+        return Stage(f"pack-{name}", recall, pack_recall.run, inputs, Placement())
     if row.documents == "assembled":
         inputs["chains"] = made["assemble"]
     return Stage(f"pack-{name}", row.packing(curriculum.seed), pack.run, inputs, Placement())

@@ -12,14 +12,16 @@ from ringworld.data.untie import Untie
 from ringworld.errors import UserError
 from ringworld.model.config import RopeConfig
 from stages.pack import PackRecipe
+from stages.pack_recall import RECALL_CORPORA
 
-Data = Literal["text", "chat", "vision", "vision-chat"]
+Data = Literal["text", "recall", "chat", "vision", "vision-chat"]
 
 # Of conversations: the names in `Sources` and in a mixture.
 CHAT, QA = CONVERSATION_CORPORA = ("chat", "qa")
 SEES = ("vision", "vision-chat")
 CONVERSES = ("chat", "vision-chat")
 CORPORA: Mapping[str, tuple[str, ...]] = {
+    "recall": RECALL_CORPORA,
     "chat": CONVERSATION_CORPORA,
     "vision": ("text", "image", "video"),
     "vision-chat": ("image-question", "image-generation", "video-question", "video-generation"),
@@ -36,8 +38,10 @@ class Training:
     lengths      documents of so many tokens only, [least, most]; most may be null
     weigh_by     token (each token the same) or example (each document window or conversation the same)
     documents    text only: natural, or assembled: related documents joined to long examples (see `assemble`)
-    data         text; chat: whole conversations, of which the loss counts the answers; vision: clips with captions
-                 beside text; vision-chat: conversations about clips
+    data         text; recall: text with things to look up (`stages.pack_recall`); chat: whole conversations, of which
+                 the loss counts the answers; vision: clips with captions beside text; vision-chat: conversations about
+                 clips
+    counted      recall only: share of the text's own tokens that the loss counts, beside all that is looked up
     mixture      text: the weight of each domain; others: the share of the rows from each corpus of `CORPORA`
     upsample, replay, max_epochs   text only: see `ringworld.data.mixture.Mixture`
     over_long, cut   text only: documents longer than a row: cut at a boundary or at the end of the row, or drop
@@ -73,10 +77,13 @@ class Training:
     frames: int = 30
     rate: float = 4.0
     vision_weight: float | None = 0.5
+    counted: float = 0.125
 
     def __post_init__(self) -> None:
         if self.data not in SEES:
             self._check_not_given(("frames", "rate", "vision_weight"), "is for stages that see")
+        if self.data != "recall":
+            self._check_not_given(("counted",), "is for data: recall, where the loss counts a share of the text")
         if self.data == "text":
             self.packing(0)
             return

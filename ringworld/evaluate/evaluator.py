@@ -41,7 +41,8 @@ from ringworld.evaluate.vision import HeldOutVision, read_vision
 from ringworld.evaluate.vision_figures import Drawn, draw, vision_figures, write_vision
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.model.config import RopeConfig
-from ringworld.model.llama import Params, init_params
+from ringworld.model.init import init_params
+from ringworld.model.llama import Params
 from ringworld.model.sharding import check, param_shardings
 from ringworld.train.vigil import Vigil
 from ringworld.train.weights import load_weights

@@ -74,6 +74,8 @@ class ModelConfig:
     qkv_biases          queries, keys and values have biases (Qwen2)
     head_norms          each head's queries and keys are normed before they are turned (Qwen3; Dehghani et al. 2023,
                         arXiv 2302.05442)
+    init                of fresh weights: normal | mimetic (a small model learns sooner to look back); see
+                        `ringworld.model.init`
     """
 
     vocabulary: int
@@ -89,6 +91,7 @@ class ModelConfig:
     rope: RopeConfig = field(default_factory=RopeConfig)
     qkv_biases: bool = _added(False)
     head_norms: bool = _added(False)
+    init: Literal["normal", "mimetic"] = _added("normal")
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "num_layers", "embed_dim", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"):

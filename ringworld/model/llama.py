@@ -3,7 +3,7 @@
 A module holds float32 master weights; a forward pass computes in `dtype` (float32 or bfloat16) and keeps norms and
 rotary angles in float32. The modules of a layer are written for one shard of the mesh: they see this shard's tokens,
 its heads and its columns, and ask the others through `Shard`. Parameters leave this file as a plain nested dict
-(`init_params`, `bind`), which is what checkpoints, the optimizer and the sharding table see; `PARAMETER_DIMS` names the
+(`bind`), which is what checkpoints, the optimizer and the sharding table see; `PARAMETER_DIMS` names the
 dimensions of each.
 
 Dimension letters: b batch, t tokens, d embed, h heads (query or key-value), k head_dim, f mlp, v vocabulary.
@@ -26,6 +26,8 @@ from ringworld.model.rope import Rope, rotate
 from ringworld.model.shard import Shard
 
 Params = dict[str, Any]
+
+DEVIATION = 0.02  # of fresh weights; see `ringworld.model.init`
 
 LAYER_DIMS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "attention": {
@@ -292,11 +294,6 @@ def abstract_params(config: ModelConfig) -> Params:
     return nnx.to_pure_dict(_abstract(config)[1])
 
 
-def init_params(config: ModelConfig, key: jax.Array) -> Params:
-    """Fresh float32 parameters: normal of 0.02, output projections divided by sqrt(2 layers) as GPT-2 does."""
-    return nnx.to_pure_dict(nnx.split(Llama(config, nnx.Rngs(key)))[1])
-
-
 def bind(config: ModelConfig, params: Params) -> Llama:
     """The module that computes with these parameters."""
     return _filled(*_abstract(config), params)
@@ -349,5 +346,5 @@ def count_parameters(config: ModelConfig) -> int:
 
 
 def _normal(rngs: nnx.Rngs, shape: tuple[int, ...], depth: int = 0) -> jax.Array:
-    scale = 0.02 / (2 * depth) ** 0.5 if depth else 0.02
+    scale = DEVIATION / (2 * depth) ** 0.5 if depth else DEVIATION
     return scale * jax.random.normal(rngs.params(), shape)

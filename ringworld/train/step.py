@@ -19,8 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ringworld.errors import UserError
 from ringworld.mesh import ROWS
+from ringworld.model.init import init_params
 from ringworld.model.layout import Layout
-from ringworld.model.llama import Params, abstract_params, bind, init_params
+from ringworld.model.llama import Params, abstract_params, bind
 from ringworld.model.rope import make_rope
 from ringworld.model.sharding import check, check_memory, param_shardings
 from ringworld.train.loss import cross_entropy, weight_by_vocabulary

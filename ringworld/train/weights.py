@@ -12,7 +12,8 @@ from ringworld.errors import UserError
 from ringworld.huggingface.read import load_folder
 from ringworld.huggingface.vision import vision_vocabulary
 from ringworld.model.config import ModelConfig
-from ringworld.model.llama import Params, init_params
+from ringworld.model.init import init_params
+from ringworld.model.llama import Params
 from ringworld.model.sharding import param_shardings, placed_params
 from ringworld.train.checkpoint import load_params, stored_names
 

@@ -21,7 +21,7 @@ from infra.placement import Placement
 from infra.stage import Result, Stage, StageContext
 from ringworld.data.files import join
 from ringworld.model.config import ModelConfig
-from ringworld.model.llama import init_params
+from ringworld.model.init import init_params
 from ringworld.train.checkpoint import save_params
 from ringworld.train.recipe import OptimizerConfig, TrainRecipe
 from stages.questions_plan import Choice

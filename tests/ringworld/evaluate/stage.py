@@ -9,7 +9,7 @@ import jax
 
 from ringworld.data.tokenizers import ByteTokenizer
 from ringworld.model.config import ModelConfig, RopeConfig
-from ringworld.model.llama import init_params
+from ringworld.model.init import init_params
 from ringworld.strict import to_mapping
 from ringworld.train.checkpoint import save_params
 from tests.ringworld.corpus import prose, write_corpus

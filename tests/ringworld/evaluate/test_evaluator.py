@@ -28,8 +28,9 @@ from ringworld.evaluate.recipe import (
 )
 from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.init import init_params
 from ringworld.model.layout import Layout
-from ringworld.model.llama import bind, init_params
+from ringworld.model.llama import bind
 from ringworld.model.rope import make_rope
 from ringworld.train.checkpoint import save_params
 from tests.ringworld.corpus import prose, write_corpus

@@ -19,8 +19,9 @@ from ringworld.generate.programs import Programs
 from ringworld.generate.sampler import Sampler
 from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.init import init_params
 from ringworld.model.layout import Layout
-from ringworld.model.llama import bind, init_params
+from ringworld.model.llama import bind
 from ringworld.model.rope import make_rope
 from ringworld.model.sharding import param_shardings
 

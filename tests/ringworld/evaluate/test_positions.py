@@ -16,7 +16,7 @@ from ringworld.evaluate.scorer import Scorer
 from ringworld.exits import USER_ERROR
 from ringworld.mesh import MeshSpec, make_mesh
 from ringworld.model.config import RopeConfig
-from ringworld.model.llama import init_params
+from ringworld.model.init import init_params
 from tests.ringworld.corpus import TOKENIZER, prose
 from tests.ringworld.evaluate.stage import MODEL, write_run
 

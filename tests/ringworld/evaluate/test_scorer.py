@@ -10,7 +10,7 @@ import numpy as np
 from ringworld.evaluate.scorer import Choices, Rows, Scorer
 from ringworld.mesh import make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
-from ringworld.model.llama import init_params
+from ringworld.model.init import init_params
 from ringworld.model.sharding import param_shardings
 
 MODEL = ModelConfig(64, 1, 16, 2, 2, 8, 32, vision_vocabulary=16)

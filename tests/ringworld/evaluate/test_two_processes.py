@@ -21,7 +21,7 @@ from ringworld.evaluate.recipe import (
 )
 from ringworld.exits import DONE
 from ringworld.mesh import make_mesh, parse_mesh
-from ringworld.model.llama import init_params
+from ringworld.model.init import init_params
 from ringworld.train.checkpoint import save_params
 from tests.ringworld.corpus import prose, write_corpus
 from tests.ringworld.evaluate.stage import MODEL

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from ringworld.huggingface.families import INDEX
 from ringworld.mesh import make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig
-from ringworld.model.llama import init_params
+from ringworld.model.init import init_params
 
 LLAMA = ModelConfig(96, 2, 32, 4, 2, 8, 48)
 CONFIGS = {

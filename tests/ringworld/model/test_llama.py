@@ -10,8 +10,9 @@ import pytest
 from ringworld.errors import UserError
 from ringworld.mesh import MeshSpec, make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig, RopeConfig
+from ringworld.model.init import init_params
 from ringworld.model.layout import Layout
-from ringworld.model.llama import abstract_params, bind, count_parameters, init_params, parameter_dims
+from ringworld.model.llama import abstract_params, bind, count_parameters, parameter_dims
 from ringworld.model.memory import Memory
 from ringworld.model.rope import make_rope
 from ringworld.model.sharding import check

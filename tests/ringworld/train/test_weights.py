@@ -9,7 +9,7 @@ import pytest
 from ringworld.errors import UserError
 from ringworld.mesh import make_mesh, parse_mesh
 from ringworld.model.config import ModelConfig
-from ringworld.model.llama import init_params
+from ringworld.model.init import init_params
 from ringworld.train.checkpoint import save_params
 from ringworld.train.weights import load_weights
 

@@ -1,17 +1,19 @@
 """Documents to look things up in: windows of text with needles and questions, or with a passage that comes again.
 
-A model of half a million weights does not learn from text alone to look anything up. Needles teach it with sentence,
-question and kind of number of the test (`ringworld.evaluate.needle`). Copying a passage is the same skill, with
-hundreds of tokens to learn it from instead of five; every other passage is of random tokens, which nothing but copying
-predicts. The shortest rows are such passages alone. A document is (ids, marks), a mark for each token that the loss
-counts, and ends with two end-of-text ids, of which the first counts: where documents of a row see each other, the other
-separates them.
+A small model does not learn from text alone to look anything up. Needles teach it with sentence, question and kind of
+number of the test (`ringworld.evaluate.needle`), of other cities and numbers each time. Copying a passage is the same
+skill, with hundreds of tokens to learn it from instead of five; every other passage is of random tokens, which nothing
+but copying predicts. What is learned first, in the shortest rows, is such passages alone.
+
+A document is (ids, marks), a mark for each token that the loss counts, and ends with two end-of-text ids, of which the
+first counts: where documents of a row see each other, the other separates them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,27 +27,30 @@ NUMBERS = 20_000
 @dataclass(frozen=True, eq=False)
 class Phrases:
     """Ids of everything that is put into text: by city the sentence before its number and the question, what ends a
-    sentence, and numbers."""
+    sentence, and numbers. ordinary: int [n], the ids of which random passages are made."""
 
     sentences: Sequence[np.ndarray]
     questions: Sequence[np.ndarray]
     end: np.ndarray
     numbers: Sequence[np.ndarray]
+    ordinary: np.ndarray
     end_of_text: int
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, seed: int) -> Phrases:
         rng = np.random.default_rng((seed, 2))
         numbers = [f" {_number(rng)}" for _ in range(NUMBERS)]
+        special = [given for given in (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) if given is not None]
         return cls(
             tokenizer.encode_batch([SENTENCE.format(city=city) for city in CITIES]),
             tokenizer.encode_batch([QUESTION.format(city=city) for city in CITIES]),
             tokenizer.encode(SENTENCE_END),
             tokenizer.encode_batch(numbers),
+            np.setdiff1d(np.arange(tokenizer.vocabulary_size), special),
             tokenizer.eos_id,
         )
 
-    @property
+    @cached_property
     def pair(self) -> int:
         """Tokens of a needle and its question, the longest ones."""
         longest = [max(map(len, part)) for part in (self.sentences, self.questions, self.numbers)]
@@ -87,7 +92,7 @@ def needle_document(
     return np.concatenate(ids), np.concatenate(marks)
 
 
-def echo_document(
+def passage_document(
     text: np.ndarray, length: int, phrases: Phrases, counted: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """(ids, marks) of `length` tokens and one: text in which a passage comes again and again, at any distance.
@@ -124,7 +129,7 @@ def copy_document(length: int, phrases: Phrases, rng: np.random.Generator) -> tu
 
 
 def _random(size: int, phrases: Phrases, rng: np.random.Generator) -> np.ndarray:
-    return rng.integers(phrases.end_of_text - 1, size=size)  # the special ids are the last two
+    return phrases.ordinary[rng.integers(len(phrases.ordinary), size=size)]
 
 
 def spoken(rng: np.random.Generator) -> str:

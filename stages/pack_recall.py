@@ -1,0 +1,165 @@
+"""What a recall stage trains on: rows that are each one document to look things up in, and the plan of them.
+
+Rows of three corpora, drawn in the proportions of the mixture; `ringworld.synthesis.recall` makes their documents:
+
+- needle: windows of the training documents with needles and questions, of the needle test's wording;
+- passage: such windows with a passage that comes again and again;
+- copy: a passage of random tokens over and over, for rows that are too short for anything else.
+
+One process and numpy. Input ports: `tokens` and `tokenizer`. Output: `tokens/`, a token store that marks what the loss
+counts, and `plan.parquet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from infra.stage import Result, StageContext
+from ringworld.data.files import absolute, join, list_files
+from ringworld.data.mixture import check_shares
+from ringworld.data.order import Schedule
+from ringworld.data.packing import select_whole
+from ringworld.data.plan import WeighBy
+from ringworld.data.token_store import ANSWERS_INDEX_SCHEMA, TokenStore, write_index, write_shard
+from ringworld.data.tokenizers import check_same, load_tokenizer
+from ringworld.errors import UserError
+from ringworld.synthesis.recall import Phrases, copy_document, needle_document, passage_document
+from stages.whole import write_plan
+
+NEEDLE, PASSAGE, COPY = RECALL_CORPORA = ("needle", "passage", "copy")
+_SHARD_TOKENS = 1 << 25
+_SAMPLE_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class PackRecallRecipe:
+    """sequence   slots of a row, and tokens of each document
+    rows       documents that are made: as many as the stage's steps read
+    mixture    the share of the rows from each of needle, passage and copy; 0 leaves one out
+    counted    share of the text's own tokens that the loss counts, at random, beside all that is to be recalled
+    weigh_by   whether each document or each counted token of a batch counts the same
+    window     steps whose rows are sorted by attention work; 1: none
+    """
+
+    kind: ClassVar[str] = "pack-recall"
+    sequence: int
+    rows: int
+    mixture: Mapping[str, float]
+    counted: float = 0.125
+    weigh_by: WeighBy = "token"
+    window: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sequence < 16 or self.rows < 1:
+            raise UserError(f"sequence={self.sequence}, rows={self.rows}: give rows of 16 tokens or more, one at least")
+        if not 0 <= self.counted <= 1:
+            raise UserError(f"counted={self.counted}: a share of the text's tokens, 0 to 1")
+        check_shares(self.mixture, ", ".join(f"{name}: 0.5" for name in (NEEDLE, PASSAGE)))
+        Schedule(window=self.window)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of each corpus that is drawn, of 1."""
+        total = sum(self.mixture.values())
+        return {name: share / total for name, share in self.mixture.items() if share > 0}
+
+
+def run(context: StageContext, recipe: PackRecallRecipe) -> Result:
+    """Raises UserError, naming the key, for rows that nothing fits and for text that has no document so long."""
+    where = f"stages.{context.stage.name.removeprefix('pack-')}"
+    text = TokenStore.open(context.inputs["tokens"].path("tokens"))
+    tokenizer = load_tokenizer(context.inputs["tokenizer"].path("tokenizer"))
+    check_same(text.tokenizer_hash, tokenizer.hash, f"the token store and the tokenizer of {where}")
+    folder = join(absolute(context.attempt_dir), "tokens")
+    _write(context, recipe, _Documents(recipe, text, Phrases.of(tokenizer, recipe.seed), where), folder)
+    made = TokenStore.open(folder)
+    chosen = {
+        name: select_whole(made.index, "train", name, recipe.sequence, f"{where}.mixture.{name}")
+        for name in recipe.shares
+    }
+    planned = write_plan(
+        context,
+        made.index,
+        chosen,
+        recipe.shares,
+        sequence=recipe.sequence,
+        weigh_by=recipe.weigh_by,
+        window=recipe.window,
+        counts=lambda plan: {"answer_tokens": int(plan.answers.sum(dtype="int64"))},
+    )
+    shown = {
+        name: tokenizer.decode(made.read(int(whole.documents[0]))[-_SAMPLE_TOKENS:]) for name, whole in chosen.items()
+    }
+    files = (*planned.files, *(f"tokens/{name}" for name in list_files(folder)))
+    return Result(files, {**planned.values, "samples": shown})
+
+
+def _write(context: StageContext, recipe: PackRecallRecipe, documents: _Documents, folder: str) -> None:
+    """The store, shard by shard."""
+    info = replace(documents.text.info, answers=True)
+    names = [name for name, share in recipe.shares.items() for _ in range(max(1, round(recipe.rows * share)))]
+    of_a_shard = max(1, _SHARD_TOKENS // recipe.sequence)
+    offsets: list[int] = []
+    answers: list[int] = []
+    for shard, first in enumerate(range(0, len(names), of_a_shard)):
+        made = [documents.draw(name) for name in names[first : first + of_a_shard]]
+        marks = [marks for _, marks in made]
+        offsets += write_shard(folder, shard, [ids for ids, _ in made], info, marks).tolist()
+        answers += [int(counted[1:].sum()) for counted in marks]
+        context.report(step=len(offsets), of=len(names))
+    columns = {
+        "document": range(len(names)),
+        "sha256": [""] * len(names),
+        "source": [f"{name}-{number}" for number, name in enumerate(names)],
+        "shard": [number // of_a_shard for number in range(len(names))],
+        "offset": offsets,
+        "tokens": [recipe.sequence + 1] * len(names),
+        "split": ["train"] * len(names),
+        "corpus": names,
+        "answers": answers,
+    }
+    write_index(folder, info, pa.table(columns, schema=ANSWERS_INDEX_SCHEMA))
+
+
+class _Documents:
+    """Documents of one length, each of a window anywhere in the training documents that are as long."""
+
+    def __init__(self, recipe: PackRecallRecipe, text: TokenStore, phrases: Phrases, where: str) -> None:
+        self.text = text
+        self._recipe, self._phrases = recipe, phrases
+        self._rng = np.random.default_rng((recipe.seed, recipe.sequence))
+        length, documents = recipe.sequence, text.index.documents("train")
+        tokens = text.index.tokens[documents] - 1  # without its end of text
+        fits = tokens >= length
+        if set(recipe.shares) - {COPY} and not fits.any():
+            raise UserError(
+                f"{where}.sequence={length}: none of {len(documents)} training documents is as long; the longest has "
+                f"{int(tokens.max(initial=0))} tokens. Give longer documents, or mixture {{{COPY}: 1}}"
+            )
+        least = phrases.pair * 5 // 4
+        if recipe.shares.get(NEEDLE) and length < least:
+            raise UserError(
+                f"{where}.sequence={length}: a needle and its question take {phrases.pair} tokens; use rows of {least} "
+                f"or more, or mixture {{{COPY}: 1}}"
+            )
+        self._documents, self._tokens = documents[fits], tokens[fits]
+
+    def draw(self, corpus: str) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, marks) of the next document of a corpus."""
+        length = self._recipe.sequence
+        if corpus == COPY:
+            return copy_document(length, self._phrases, self._rng)
+        kind = needle_document if corpus == NEEDLE else passage_document
+        return kind(self._window(), length, self._phrases, self._recipe.counted, self._rng)
+
+    def _window(self) -> np.ndarray:
+        """int [length]; a document is drawn as often as it has tokens."""
+        chosen = self._rng.choice(len(self._documents), p=self._tokens / self._tokens.sum())
+        start = int(self._rng.integers(self._tokens[chosen] - self._recipe.sequence + 1))
+        return self.text.read(int(self._documents[chosen]), start, self._recipe.sequence)
