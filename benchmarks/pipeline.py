@@ -77,7 +77,7 @@ def _write_text_alone(name: str, path: Path) -> list[str]:
     """A curriculum's text stages as a curriculum of their own; returns their names."""
     source = Path(name) if name.endswith(".yaml") else ROOT / "configs" / "curricula" / f"{name}.yaml"
     whole = yaml.safe_load(source.read_text(encoding="utf-8"))
-    stages = {stage: of for stage, of in whole["stages"].items() if of.get("data", "text") == "text"}
+    stages = {stage: of for stage, of in whole["stages"].items() if of.get("data", "text") in ("text", "recall")}
     alone = {**whole, "stages": stages, "talk": None, "questions": None, "vision": None, "evaluate": LITTLE}
     path.write_text(yaml.safe_dump(alone, sort_keys=False), encoding="utf-8")
     return list(stages)

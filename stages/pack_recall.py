@@ -50,7 +50,7 @@ class PackRecallRecipe:
     sequence: int
     rows: int
     mixture: Mapping[str, float]
-    counted: float = 0.125
+    counted: float = 0.25
     weigh_by: WeighBy = "token"
     window: int = 256
     seed: int = 0

@@ -77,7 +77,7 @@ class Training:
     frames: int = 30
     rate: float = 4.0
     vision_weight: float | None = 0.5
-    counted: float = 0.125
+    counted: float = 0.25
 
     def __post_init__(self) -> None:
         if self.data not in SEES:

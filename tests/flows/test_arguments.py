@@ -33,7 +33,7 @@ def test_a_run_is_named_after_its_curriculum():
         (["hosts=0"], "hosts=0"),
         (["curriculum=tiny2"], "did you mean tiny"),
         (["placement.mesh.ring=1.5"], "ring"),
-        (["placement.mesh.ring=3"], "placement of text-512: mesh .* does not fit 1 devices"),
+        (["placement.mesh.ring=3"], "placement of text-64: mesh .* does not fit 1 devices"),
         (["stepz=3"], "curriculum.stepz: unknown key"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_search_ends_in_lines_for_the_placement_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["only=text-3"], "only=text-3: no training stage; there are text-512"),
+        (["only=text-3"], "only=text-3: no training stage; there are text-64"),
         (["price=-1"], "price=-1"),
         (["attention=0"], "attention=0"),
         (["placement=v5p_8", "curriculum=lwm_7b", "placement.mesh.ring=3"], "does not fit 8 devices"),

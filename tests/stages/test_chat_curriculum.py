@@ -128,7 +128,7 @@ CHAT = {"data": "chat", "mixture": {"chat": 1}, "sequence": 512, "steps": 1, "ba
         ({"mixture": {"chatt": 1}}, "mixture.chatt: no such corpus of a stage of data=chat; allowed: chat, qa"),
         ({"replay": 0.4}, "replay=0.4 is for text"),
         ({"over_long": "drop"}, "over_long=drop is for text"),
-        ({"data": "video"}, "data='video': allowed: text, chat"),
+        ({"data": "video"}, "data='video': allowed: text, recall, chat"),
         ({"lengths": [5, None]}, r"lengths=\[5, None\] filters text"),
     ],
 )

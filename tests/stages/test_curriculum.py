@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from infra.config import compose
 from infra.stage import Stage, canonical
@@ -24,11 +25,22 @@ def recipe(stage: Stage) -> Any:
 
 
 def graph(curriculum="tiny", placement="local", words=(), placing=()) -> dict[str, Stage]:
-    stages = build(
-        load_curriculum(compose(CONFIGS / "curricula", curriculum, words)),
-        load_site(compose(CONFIGS / "placements", placement, placing)),
-    )
-    return {stage.name: stage for stage in stages}
+    return built(compose(CONFIGS / "curricula", curriculum, words), placement, placing)
+
+
+def built(curriculum: Any, placement="local", placing=()) -> dict[str, Stage]:
+    site = load_site(compose(CONFIGS / "placements", placement, placing))
+    return {stage.name: stage for stage in build(load_curriculum(curriculum), site)}
+
+
+def plain(folder: Path, words=(), placing=()) -> dict[str, Stage]:
+    """The tiny curriculum with its text as it is, and these words."""
+    found = compose(CONFIGS / "curricula", "tiny", [])
+    for row in found["stages"].values():
+        if row.get("data") == "recall":
+            row.update(data="text", mixture={})
+    (folder / "plain.yaml").write_text(yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
+    return built(compose(CONFIGS / "curricula", str(folder / "plain.yaml"), words), placing=placing)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -40,7 +52,8 @@ def test_a_stage_is_the_same_stage_wherever_it_is_placed(placement):
 @pytest.mark.parametrize("curriculum", CURRICULA)
 def test_every_shipped_curriculum_builds(curriculum):
     kinds = {stage.recipe.kind for stage in graph(curriculum).values()}
-    assert kinds >= {"documents", "tokens", "pack", "train", "evaluate"}
+    assert kinds >= {"documents", "tokens", "train", "evaluate"}
+    assert kinds & {"pack", "pack-recall"}
 
 
 def test_each_text_stage_starts_from_the_one_before_with_a_larger_theta():
@@ -53,6 +66,16 @@ def test_each_text_stage_starts_from_the_one_before_with_a_larger_theta():
         assert evaluation.inputs["before"] is stages[before]
         assert recipe(evaluation).before_rope == recipe(stages[before]).model.rope
         assert recipe(evaluation).past == recipe(stages[before]).sequence
+
+
+def test_a_recall_stage_trains_on_rows_of_its_own_and_is_measured_on_held_out_documents():
+    stages = graph()
+    packed = stages["pack-text-1k"]
+    assert dict(packed.inputs) == {"tokens": stages["tokens"], "tokenizer": stages["tokenizer"]}
+    assert recipe(packed).rows * 1024 == recipe(stages["text-1k"]).steps * recipe(stages["text-1k"]).batch_tokens
+    assert dict(stages["text-1k"].inputs) == {"tokens": packed, "plan": packed, "params": stages["text-512"]}
+    assert stages["evaluate-text-1k"].inputs["tokens"] is stages["tokens"]
+    assert 1024 in recipe(stages["tokens"]).buckets
 
 
 def test_lwm_7b_states_the_papers_text_stages():
@@ -105,32 +128,33 @@ def test_a_change_upstream_changes_identities_downstream_and_nowhere_else():
     changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
     trained = {"text-2k", "text-4k", "text-8k", "text-chat-2k", "text-chat-8k"}
     trained |= {name for name, stage in before.items() if stage.recipe.kind == "train" and "vision" in name}
-    assert changed == trained | {f"evaluate-{name}" for name in trained}
+    # Rows of a recall stage are as many as its steps read.
+    assert changed == trained | {f"evaluate-{name}" for name in trained} | {"pack-text-2k"}
 
 
-def test_how_a_stage_draws_is_part_of_it_and_how_it_is_split_is_not():
+def test_how_a_stage_draws_is_part_of_it_and_how_it_is_split_is_not(tmp_path):
     """Steps are part of a packing plan only where it depends on them."""
     wish = ["stages.text-1k.replay=prolong", "stages.text-1k.mixture={books: 2, code: 1}"]
-    before, after = graph(words=wish), graph(words=[*wish, "stages.text-1k.steps=77"])
+    before, after = plain(tmp_path, wish), plain(tmp_path, [*wish, "stages.text-1k.steps=77"])
     packed = recipe(after["pack-text-1k"])
     assert (packed.mixture.replay_share, packed.mixture.domains, packed.steps) == (0.4, {"books": 2.0, "code": 1.0}, 77)
     # A text mixture names domains, not corpora of conversations.
     assert set(before["conversations"].inputs) == {"tokenizer", "chat", "qa-2k", "qa-8k"}
     assert before["pack-text-1k"].fingerprint != after["pack-text-1k"].fingerprint
     assert recipe(after["pack-text-2k"]).steps == 0
-    auto = graph(words=wish, placing=["train.shapes=auto"])
+    auto = plain(tmp_path, wish, ["train.shapes=auto"])
     assert {name: stage.fingerprint for name, stage in auto.items()} == {
         name: stage.fingerprint for name, stage in before.items()
     }
 
 
-def test_a_mesh_must_hold_the_rows_of_every_length_unless_shapes_are_chosen():
+def test_a_mesh_must_hold_the_rows_of_every_length_unless_shapes_are_chosen(tmp_path):
     words = ["stages.text-8k.decompose={least: 1024}"]
-    words += [f"stages.text-{name}.batch_tokens=32768" for name in ("512", "1k", "2k", "4k")]
+    words += [f"stages.text-{name}.batch_tokens=32768" for name in ("64", "256", "512", "1k", "2k", "4k")]
     placing = ["kind=gpu", "resources.GPU=4", "mesh={fsdp: 4, ring: 1}"]
     with pytest.raises(UserError, match="text-8k: mesh data x fsdp=4 does not divide 2 rows"):
-        graph(words=words, placing=placing)
-    made = graph(words=words, placing=[*placing, "train.shapes=auto"])
+        plain(tmp_path, words, placing)
+    made = plain(tmp_path, words, [*placing, "train.shapes=auto"])
     assert recipe(made["pack-text-8k"]).decompose.least == 1024
     assert recipe(made["pack-text-8k"]).steps == recipe(made["text-8k"]).steps
 
@@ -157,9 +181,10 @@ def test_sources_may_be_one_word():
     ("words", "said"),
     [
         (["stages.text-1k.stepz=3"], r"curriculum.stages.text-1k.stepz: unknown key \(did you mean steps\?\)"),
-        (["stages.text-1k.replay=lots"], "stages.text-1k: replay='lots': a share, or one of prolong, weak, strong"),
-        (["stages.text-1k.mixture={books: 0}"], r"stages.text-1k: mixture={'books': 0.0}: give each its share"),
-        (["stages.text-1k.decompose={least: 100}"], "decompose.least=100: a power of two"),
+        (["stages.text-1k.replay=0.3"], "stages.text-1k: replay=0.3 is for text; a recall stage takes whole examples"),
+        (["stages.text-1k.mixture={books: 1}"], "no such corpus of a stage of data=recall; allowed: needle, passage"),
+        (["stages.text-1k.counted=2"], "counted=2.0: a share of the text's tokens, 0 to 1"),
+        (["stages.text-chat-2k.counted=0.5"], "counted=0.5 is for data: recall"),
         (["stages.text-1k.steps=many"], r"curriculum.stages.text-1k.steps='many': expected a whole number"),
         (["model.num_kv_heads=3"], "num_kv_heads=3 does not divide num_heads=4; use one of"),
         (["stages.text-1k.sequence=1000"], r"text-1k: sequence=1000, so its name ends in -1000"),
@@ -172,6 +197,19 @@ def test_sources_may_be_one_word():
 def test_what_cannot_be_is_refused_by_key_value_and_remedy(words, said):
     with pytest.raises(UserError, match=said):
         graph(words=words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stages.text-1k.replay=lots"], "stages.text-1k: replay='lots': a share, or one of prolong, weak, strong"),
+        (["stages.text-1k.mixture={books: 0}"], r"stages.text-1k: mixture={'books': 0.0}: give each its share"),
+        (["stages.text-1k.decompose={least: 100}"], "decompose.least=100: a power of two"),
+    ],
+)
+def test_what_plain_text_cannot_be_is_refused(tmp_path, words, said):
+    with pytest.raises(UserError, match=said):
+        plain(tmp_path, words)
 
 
 @pytest.mark.parametrize(
