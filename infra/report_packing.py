@@ -9,7 +9,7 @@ from infra.formats import MISSING, context
 from infra.markup import Html, element
 from infra.report_data import ReportData, StageReport
 from infra.report_figures import short
-from infra.report_parts import amounts, cell, number, section
+from infra.report_parts import amounts, card, cell, entries, number, quoted, section, text_at
 
 
 def packing(data: ReportData) -> Html | None:
@@ -27,6 +27,7 @@ def packing(data: ReportData) -> Html | None:
         _plans(packed, training),
         _mixture(packed, training),
         _shapes(list(training.values())),
+        _looked_up(data),
     )
 
 
@@ -100,6 +101,17 @@ def _shapes(training: Sequence[StageReport]) -> Html | None:
     return (
         _table("Shapes of steps, and the attention of the ranks that share their rows", names, rows) if rows else None
     )
+
+
+def _looked_up(data: ReportData) -> Html | None:
+    """What rows with things to look up are like: those of the first stage with the most kinds."""
+    stages = data.of_kind("pack-recall")
+    samples = max((entries(stage.values, "samples") for stage in stages), key=len, default=[])
+    shown = [
+        element("div", None, element("div", {"class": "soft mono"}, text_at(row, "corpus")), quoted(row, "text"))
+        for row in samples
+    ]
+    return card("Rows with things to look up: how one of each kind ends", *shown) if shown else None
 
 
 def _of(drawn: str, part: str) -> bool:

@@ -93,11 +93,12 @@ def run(context: StageContext, recipe: PackRecallRecipe) -> Result:
         window=recipe.window,
         counts=lambda plan: {"answer_tokens": int(plan.answers.sum(dtype="int64"))},
     )
-    shown = {
-        name: tokenizer.decode(made.read(int(whole.documents[0]))[-_SAMPLE_TOKENS:]) for name, whole in chosen.items()
-    }
+    samples = [
+        {"corpus": name, "text": tokenizer.decode(made.read(int(whole.documents[0]))[-_SAMPLE_TOKENS:])}
+        for name, whole in chosen.items()
+    ]
     files = (*planned.files, *(f"tokens/{name}" for name in list_files(folder)))
-    return Result(files, {**planned.values, "samples": shown})
+    return Result(files, {**planned.values, "samples": samples})
 
 
 def _write(context: StageContext, recipe: PackRecallRecipe, documents: _Documents, folder: str) -> None:

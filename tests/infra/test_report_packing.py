@@ -64,3 +64,13 @@ def test_a_plan_of_one_part_without_training_is_shown_alone() -> None:
     rows = shown(stage("pack-a", "pack", {"rows": 3, "fill": 1.0, "mixture": PLAN["mixture"][:1]}))
     assert rows[1:] == ["pack-a | 512 | 3 | — | — | 0.00% | —"]
     assert packing(ReportData("tiny", "", "", ())) is None
+
+
+def test_rows_with_things_to_look_up_are_shown_as_text_and_never_as_markup():
+    short = stage("pack-text-64", "pack-recall", {**PLAN, "samples": [{"corpus": "copy", "text": "a b a b"}]})
+    samples = [{"corpus": "needle", "text": "<script>Oslo: 17"}, {"corpus": "passage", "text": "so so"}]
+    long = stage("pack-text-512", "pack-recall", {**PLAN, "samples": samples})
+    page = str(packing(ReportData("tiny", "", "", (short, long))))
+    assert "&lt;script&gt;Oslo: 17" in page
+    assert "so so" in page
+    assert "a b a b" not in page

@@ -49,7 +49,8 @@ def test_steps_draw_the_mixture_and_count_what_is_looked_up(
         text, answers = tokenizer.decode(ids), tokenizer.decode(ids[marks == 1]).split()
         assert answers
         assert all(text.count(answer) == 2 for answer in answers)
-    assert set(artifact.values["samples"]) == set(MIXED)
+    assert [sample["corpus"] for sample in artifact.values["samples"]] == list(MIXED)
+    assert "What is the special magic" in artifact.values["samples"][0]["text"]
 
 
 def test_windows_are_of_training_documents_alone(corpus: tuple[TokenStore, Folder], run_stage: Any) -> None:

@@ -74,8 +74,9 @@ def loss_after(steps: int, config: ModelConfig) -> float:
     weight[:, 16:-1] = 1 / (15 * 16)
     for _ in range(steps):
         tokens = np.tile(rng.integers(64, size=(16, 16)), 2)
-        rows = (tokens, np.roll(tokens, -1, axis=1), np.ones_like(tokens), np.broadcast_to(np.arange(32), (16, 32)))
-        state, metrics = step(state, Arrays(*map(jnp.asarray, rows), jnp.asarray(weight)))
+        targets, positions = np.roll(tokens, -1, axis=1), np.broadcast_to(np.arange(32), (16, 32))
+        rows = Arrays(*map(jnp.asarray, (tokens, targets, np.ones_like(tokens), positions, weight)))  # type: ignore
+        state, metrics = step(state, rows)
     return float(metrics.loss)
 
 
