@@ -128,6 +128,12 @@ def _summary(data: ReportData) -> str:
             f"At positions past the previous stage's length it fell in {_of(sum(past), len(past), 'extension')}: "
             + ("the longer context is used." if all(past) else "not every extension paid off.")
         )
+    found = [(stage, share) for stage in on_text(data) if (share := number(stage.values, "needle_exact")) is not None]
+    if found:
+        stage, share = found[-1]
+        sentences.append(
+            f"A needle is found in {share:.0%} of texts of up to {context(number(stage.values, 'sequence'))} tokens."
+        )
     failed = [stage.name for stage in data.stages if stage.state == "failed"]
     if failed:
         sentences.append(f"Failed: {', '.join(failed)}.")

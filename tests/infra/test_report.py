@@ -169,6 +169,7 @@ def test_a_finished_run_is_shown_whole(store, stages):
     assert rows[4][6:] == ["—", "—", "8%", "22%", "—", "—"]
     assert "512 to 8K tokens" in soup.select_one(".summary").text
     assert "every extension: the longer context is used" in soup.select_one(".summary").text
+    assert "A needle is found in 8% of texts of up to 8K tokens." in soup.select_one(".summary").text
     assert len(soup.find_all("figure")) == 10
     assert base64.b64decode(soup.find("img")["src"].partition(",")[2]).startswith(b"\x89PNG")
     assert len(soup.find_all("details")) == len(stages)
