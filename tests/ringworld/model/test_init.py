@@ -46,6 +46,11 @@ def test_mimetic_weights_hand_on_what_they_attend_to_and_attend_to_their_like(kv
         assert alike == [layer > 0] * 4
 
 
+def test_heads_of_more_columns_than_the_model_has_dimensions_have_orthonormal_rows():
+    value = init_params(replace(MIMETIC, embed_dim=96), KEY)["layers"]["attention"]["value"][0].reshape(96, 128)
+    np.testing.assert_allclose(value @ value.T, np.eye(96), atol=1e-5)
+
+
 @pytest.mark.parametrize("theta", [1e4, 2.5e6])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_half_of_the_heads_look_back(theta, kv_heads):
