@@ -10,7 +10,8 @@ and so to retrieve, in a sixth of the steps (docs/results.md):
   1, 2, ... tokens before, whatever it is. With them an induction head (Olsson et al. 2022, arXiv 2209.11895) has both
   of its halves.
 
-All else is normal with deviation 1 / sqrt(embed), not 0.02: with a hundred dimensions logits are otherwise too small.
+All else is normal with deviation 1 / sqrt(embed), not 0.02, which suits thousands of dimensions; heads of their own keep
+it, so that a vocabulary that is new begins with even odds.
 """
 
 from __future__ import annotations
@@ -101,4 +102,4 @@ def look_back(config: ModelConfig) -> tuple[jax.Array, jax.Array]:
 
 
 def _scaled(path: tuple[Any, ...], leaf: jax.Array, scale: float) -> jax.Array:
-    return leaf if path[-1].key.endswith(("norm", "bias")) else leaf * scale
+    return leaf if path[-1].key.endswith(("norm", "bias", "head")) else leaf * scale

@@ -46,6 +46,14 @@ def test_mimetic_weights_hand_on_what_they_attend_to_and_attend_to_their_like(kv
         assert alike == [layer > 0] * 4
 
 
+def test_what_embeds_has_the_size_of_a_unit_vector_and_heads_are_small():
+    config = replace(MIMETIC, tied_embeddings=False, vision_vocabulary=80)
+    params = init_params(config, KEY)
+    for part in (params, params["vision"]):
+        assert np.std(part["embedding"]) == pytest.approx(128**-0.5, rel=0.05)
+        assert np.std(part["head"]) == pytest.approx(0.02, rel=0.05)
+
+
 def test_heads_of_more_columns_than_the_model_has_dimensions_have_orthonormal_rows():
     value = init_params(replace(MIMETIC, embed_dim=96), KEY)["layers"]["attention"]["value"][0].reshape(96, 128)
     np.testing.assert_allclose(value @ value.T, np.eye(96), atol=1e-5)
