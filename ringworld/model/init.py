@@ -10,8 +10,8 @@ and so to retrieve, in a sixth of the steps (docs/results.md):
   1, 2, ... tokens before, whatever it is. With them an induction head (Olsson et al. 2022, arXiv 2209.11895) has both
   of its halves.
 
-All else is normal with deviation 1 / sqrt(embed), not 0.02, which suits thousands of dimensions. Heads of their own keep
-0.02, so that a vocabulary that is new begins with even odds.
+All else is normal with deviation 1 / sqrt(embed), not 0.02, which suits thousands of dimensions. Heads of their own
+keep 0.02, so that a vocabulary that is new begins with even odds.
 """
 
 from __future__ import annotations
