@@ -136,7 +136,13 @@ def test_some_group_of_machines_holds_each_placement(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [LAUNCHER, KUBERAY], ids=lambda file: file.name)
-def test_rays_own_scheduler_starts_from_nothing_what_a_gang_asks_for(file: Path) -> None:
+def test_rays_own_scheduler_starts_from_nothing_what_a_gang_asks_for(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray reads the files that it copies to the machines; the token is one that a person makes first.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("made by a person")
     config = launcher() if file == LAUNCHER else _derive_autoscaling_config_from_ray_cr(kuberay())
     for name, kind in config["available_node_types"].items():
         if pod_type := kind.get("labels", {}).get("ray.io/tpu-pod-type"):

@@ -363,7 +363,9 @@ def graph(*words: str) -> dict[str, Stage]:
 
 
 def test_tokens_heeds_the_stages_that_there_are_and_chains_are_made_where_they_are_asked_for() -> None:
-    stages = graph("stages.text-8k.documents=assembled", "decontaminate.benchmarks=a.jsonl,b/*.parquet")
+    stages = graph(
+        "stages.text-8k.data=text", "stages.text-8k.documents=assembled", "decontaminate.benchmarks=a.jsonl,b/*.parquet"
+    )
     assert set(stages["tokens"].inputs) == {"documents", "tokenizer", "deduplicate", "decontaminate"}
     assert stages["decontaminate"].inputs["deduplicate"] is stages["deduplicate"]
     assert stages["pack-text-8k"].inputs["chains"] is stages["assemble"]
