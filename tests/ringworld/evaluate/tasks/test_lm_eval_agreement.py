@@ -115,6 +115,7 @@ def skeleton(text: str) -> set[str]:
         (r"\b\d{7}\b", "NUMBER"),
         (r"\b\d{5}\b", "VALUE"),
         (r"(?<=for )[\w'.]+(?:[ -][\w'.]+)*-[\w'.]+(?:[ -][\w'.]+)*(?= is| mentioned)", "KEY"),
+        (r"(?<=numbers for )[\w'. -]+(?=\n)", "KEY"),  # where ours ends in a key
         (r" ?VAR [A-Z]{3,5} = (?:VAR [A-Z]{3,5} |VALUE)", ""),
         (r"(?<=are:  )[A-Z]{3,5}(?: [A-Z]{3,5})*", "VARS"),
     ):
