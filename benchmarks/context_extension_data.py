@@ -37,7 +37,8 @@ from ringworld.data.token_store import (
 )
 from ringworld.data.tokenizers import ByteTokenizer, Tokenizer, load_tokenizer, train_bpe
 from ringworld.errors import UserError
-from ringworld.synthesis.recall import Phrases, copy_document, needle_document, passage_document, spoken
+from ringworld.evaluate.needle import CITIES, QUESTION, SENTENCE, SENTENCE_END
+from ringworld.synthesis.recall import Phrases, copy_document, magic_number, needle_document, passage_document
 
 DOCUMENT_BYTES = 1 << 18  # of each source that is a distribution
 TRAINED_BYTES = 1 << 22  # of text that the tokenizer is trained on
@@ -116,6 +117,12 @@ def _tokenizer(settings: Settings, texts: Sequence[str]) -> Tokenizer:
     shown = [text[:each] for text in texts]
     length = len(spoken(rng))
     return train_bpe([*shown, *(spoken(rng) for _ in range(sum(map(len, shown)) // (2 * length)))], settings.vocabulary)
+
+
+def spoken(rng: np.random.Generator) -> str:
+    """A needle and its question as text."""
+    city, said = CITIES[rng.integers(len(CITIES))], magic_number(rng)
+    return f"{SENTENCE.format(city=city)} {said}{SENTENCE_END}{QUESTION.format(city=city)} {said}\n"
 
 
 def _write_text(data: Data, settings: Settings, tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]) -> TokenStore:

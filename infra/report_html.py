@@ -131,9 +131,7 @@ def _summary(data: ReportData) -> str:
     found = [(stage, share) for stage in on_text(data) if (share := number(stage.values, "needle_exact")) is not None]
     if found:
         stage, share = found[-1]
-        sentences.append(
-            f"A needle is found in {share:.0%} of texts of up to {context(number(stage.values, 'sequence'))} tokens."
-        )
+        sentences.append(f"A needle is found in {share:.0%} of texts of up to {context(sequence_of(stage))} tokens.")
     failed = [stage.name for stage in data.stages if stage.state == "failed"]
     if failed:
         sentences.append(f"Failed: {', '.join(failed)}.")

@@ -150,6 +150,7 @@ class _Documents:
                 f"or more, or mixture {{{COPY}: 1}}"
             )
         self._documents, self._tokens = documents[fits], tokens[fits]
+        self._ends = np.cumsum(self._tokens)
 
     def draw(self, corpus: str) -> tuple[np.ndarray, np.ndarray]:
         """(ids, marks) of the next document of a corpus."""
@@ -161,6 +162,7 @@ class _Documents:
 
     def _window(self) -> np.ndarray:
         """int [length]; a document is drawn as often as it has tokens."""
-        chosen = self._rng.choice(len(self._documents), p=self._tokens / self._tokens.sum())
-        start = int(self._rng.integers(self._tokens[chosen] - self._recipe.sequence + 1))
-        return self.text.read(int(self._documents[chosen]), start, self._recipe.sequence)
+        length = self._recipe.sequence
+        chosen = int(np.searchsorted(self._ends, self._rng.integers(self._ends[-1]), side="right"))
+        start = int(self._rng.integers(self._tokens[chosen] - length + 1))
+        return self.text.read(int(self._documents[chosen]), start, length)

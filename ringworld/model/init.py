@@ -2,7 +2,7 @@
 
 What trained attention looks like can be written down at the start (Trockman and Kolter 2023, Mimetic Initialization of
 Self-Attention Layers, arXiv 2305.09828). A small model that is trained from nothing, on little, then learns to copy,
-and so to retrieve, in a sixth of the steps (docs/results.md):
+and so to retrieve, in fewer steps (`benchmarks/learn_to_copy.py` counts them):
 
 - values and outputs: output = transposed value, its columns orthonormal, so that a head hands on what it attends to;
 - queries and keys, above the first layer: the same matrix, so that a token attends to its like;

@@ -3,8 +3,8 @@
 A module holds float32 master weights; a forward pass computes in `dtype` (float32 or bfloat16) and keeps norms and
 rotary angles in float32. The modules of a layer are written for one shard of the mesh: they see this shard's tokens,
 its heads and its columns, and ask the others through `Shard`. Parameters leave this file as a plain nested dict
-(`bind`), which is what checkpoints, the optimizer and the sharding table see; `PARAMETER_DIMS` names the
-dimensions of each.
+(`bind`), which is what checkpoints, the optimizer and the sharding table see; `PARAMETER_DIMS` names the dimensions of
+each.
 
 Dimension letters: b batch, t tokens, d embed, h heads (query or key-value), k head_dim, f mlp, v vocabulary.
 """

@@ -39,7 +39,7 @@ class Phrases:
     @classmethod
     def of(cls, tokenizer: Tokenizer, seed: int) -> Phrases:
         rng = np.random.default_rng((seed, 2))
-        numbers = [f" {_number(rng)}" for _ in range(NUMBERS)]
+        numbers = [f" {magic_number(rng)}" for _ in range(NUMBERS)]
         special = [given for given in (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) if given is not None]
         return cls(
             tokenizer.encode_batch([SENTENCE.format(city=city) for city in CITIES]),
@@ -132,11 +132,6 @@ def _random(size: int, phrases: Phrases, rng: np.random.Generator) -> np.ndarray
     return phrases.ordinary[rng.integers(len(phrases.ordinary), size=size)]
 
 
-def spoken(rng: np.random.Generator) -> str:
-    """A needle and its question as text."""
-    city, number = CITIES[rng.integers(len(CITIES))], _number(rng)
-    return f"{SENTENCE.format(city=city)} {number}{SENTENCE_END}{QUESTION.format(city=city)} {number}\n"
-
-
-def _number(rng: np.random.Generator) -> str:
+def magic_number(rng: np.random.Generator) -> str:
+    """A number as the needle test draws them."""
     return str(rng.integers(1_000_000, 10_000_000))
