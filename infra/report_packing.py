@@ -14,7 +14,7 @@ from infra.report_parts import amounts, card, cell, entries, number, quoted, sec
 
 def packing(data: ReportData) -> Html | None:
     """The section, or None for a run without a packing plan."""
-    kinds = ("pack", "pack-recall", "pack-conversations", "pack-vision")
+    kinds = ("pack", "pack-whole", "pack-vision")
     packed = [stage for kind in kinds for stage in data.of_kind(kind) if stage.values]
     if not packed:
         return None
@@ -105,7 +105,7 @@ def _shapes(training: Sequence[StageReport]) -> Html | None:
 
 def _looked_up(data: ReportData) -> Html | None:
     """What rows with things to look up are like: those of the first stage with the most kinds."""
-    stages = data.of_kind("pack-recall")
+    stages = data.of_kind("recall")
     samples = max((entries(stage.values, "samples") for stage in stages), key=len, default=[])
     shown = [
         element("div", None, element("div", {"class": "soft mono"}, text_at(row, "corpus")), quoted(row, "text"))

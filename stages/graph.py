@@ -5,7 +5,7 @@
                                      -> pack-text-1k  -> text-1k  -> ...      (text-1k also starts from text-512's
                                      weights)
                               tokens -> assemble: chains of related documents, for the packs that want them
-                              tokens -> pack-text-512, for data: recall: rows of its own, with things to look up
+                              tokens -> recall-text-512 -> pack-text-512, for data: recall: documents of its own
     tokens -> talk, questions -> examples -> conversations -> pack-text-chat-1k -> text-chat-1k -> ...
                                                                     (a branch, from text-1k's weights; see stages.chat)
     media -> vqgan -> codes -> examples-vision-1k -> pack-vision-1k -> vision-1k -> ...
@@ -36,8 +36,8 @@ from stages import (
     documents,
     evaluate,
     pack,
-    pack_conversations,
-    pack_recall,
+    pack_whole,
+    recall,
     tokenizer,
     tokens,
     train,
@@ -46,8 +46,8 @@ from stages import (
 from stages.chat import CONVERSATIONS, conversation_stages, corpora_of
 from stages.curriculum import Curriculum, OptimizerDefaults
 from stages.documents import DocumentsRecipe
-from stages.pack_conversations import PackConversationsRecipe
-from stages.pack_recall import PackRecallRecipe
+from stages.pack_whole import PackWholeRecipe
+from stages.recall import RecallRecipe
 from stages.site import Site
 from stages.tokenizer import TokenizerRecipe
 from stages.tokens import TokensRecipe
@@ -64,6 +64,8 @@ def build(curriculum: Curriculum, site: Site) -> list[Stage]:
             if vision.CODES not in made:
                 made |= {stage.name: stage for stage in vision.clip_stages(curriculum, site)}
             made[f"examples-{name}"] = vision.examples(name, curriculum, made)
+        if row.data == "recall":
+            made[f"recall-{name}"] = _recall(name, curriculum, made)
         made |= {stage.name: stage for stage in _training_stages(name, curriculum, site, made)}
     return list(made.values())
 
@@ -155,9 +157,7 @@ def _training_stages(name: str, curriculum: Curriculum, site: Site, made: Mappin
     packed = _packing(name, curriculum, made)
     recipe, place = _training_recipe(name, curriculum, parent), site.place(name, site.train)
     stores = {port: packed.inputs[port] for port in ("tokens", "vision") if port in packed.inputs}
-    if row.data == "recall":
-        stores = {"tokens": packed}  # its rows are its own
-    elif "tokens" not in stores:
+    if "tokens" not in stores:
         stores = {"tokens": stores["vision"]}
     for width in place.widths():
         check_mesh(recipe, width, name, site.devices(width), row.row_lengths)
@@ -192,19 +192,24 @@ def _packing(name: str, curriculum: Curriculum, made: Mapping[str, Stage]) -> St
     row = curriculum.stages[name]
     if row.data in SEES:
         return vision.packing(name, curriculum, made)
-    if row.data == "chat":
-        recipe = PackConversationsRecipe(row.sequence, corpora_of(row, curriculum), row.weigh_by, row.window)
-        return Stage(f"pack-{name}", recipe, pack_conversations.run, {"tokens": made[CONVERSATIONS]}, Placement())
+    if row.data in ("chat", "recall"):
+        chat = row.data == "chat"
+        mixture, store = (corpora_of(row, curriculum), CONVERSATIONS) if chat else (row.mixture, f"recall-{name}")
+        recipe = PackWholeRecipe(row.sequence, mixture, row.weigh_by, row.window)
+        return Stage(f"pack-{name}", recipe, pack_whole.run, {"tokens": made[store]}, Placement())
     inputs = {"tokens": made["tokens"], "tokenizer": made["tokenizer"]}
-    if row.data == "recall":
-        rows = -(-row.steps * row.batch_tokens // row.sequence)
-        recall = PackRecallRecipe(
-            row.sequence, rows, row.mixture, row.counted, row.weigh_by, row.window, curriculum.seed
-        )
-        return Stage(f"pack-{name}", recall, pack_recall.run, inputs, Placement())
     if row.documents == "assembled":
         inputs["chains"] = made["assemble"]
     return Stage(f"pack-{name}", row.packing(curriculum.seed), pack.run, inputs, Placement())
+
+
+def _recall(name: str, curriculum: Curriculum, made: Mapping[str, Stage]) -> Stage:
+    """The documents of one training stage: a row each, for every row that its steps read."""
+    row = curriculum.stages[name]
+    documents_of = -(-row.steps * row.batch_tokens // row.sequence)
+    recipe = RecallRecipe(row.sequence, documents_of, row.mixture, row.counted, curriculum.seed)
+    ports = {"tokens": made["tokens"], "tokenizer": made["tokenizer"]}
+    return Stage(f"recall-{name}", recipe, recall.run, ports, Placement())
 
 
 def _evaluation(

@@ -12,7 +12,7 @@ from ringworld.data.untie import Untie
 from ringworld.errors import UserError
 from ringworld.model.config import RopeConfig
 from stages.pack import PackRecipe
-from stages.pack_recall import RECALL_CORPORA
+from stages.recall import RECALL_CORPORA
 
 Data = Literal["text", "recall", "chat", "vision", "vision-chat"]
 
@@ -38,7 +38,7 @@ class Training:
     lengths      documents of so many tokens only, [least, most]; most may be null
     weigh_by     token (each token the same) or example (each document window or conversation the same)
     documents    text only: natural, or assembled: related documents joined to long examples (see `assemble`)
-    data         text; recall: text with things to look up (`stages.pack_recall`); chat: whole conversations, of which
+    data         text; recall: text with things to look up (`stages.recall`); chat: whole conversations, of which
                  the loss counts the answers; vision: clips with captions beside text; vision-chat: conversations about
                  clips
     counted      recall only: share of the text's own tokens that the loss counts, beside all that is looked up

@@ -183,10 +183,7 @@ def _find(options: argparse.Namespace) -> Found:
         raise UserError(f"--stage={options.stage}: {place} has plans of {names}; give one of these")
     plan = _path(place, stages, wanted, "plan.parquet")
     ports = stages[wanted]["inputs"]
-    if any(name.startswith("tokens/") for name in _files(stages[wanted])):
-        stores = [wanted]  # its rows are its own
-    else:
-        stores = [ports[port]["stage"] for port in ("tokens", "vision") if port in ports]
+    stores = [ports[port]["stage"] for port in ("tokens", "vision") if port in ports]
     of_tokenizer = stages[stores[0]]["inputs"]["tokenizer"]["stage"]
     tokenizer = options.tokenizer or _path(place, stages, of_tokenizer, "tokenizer")
     training = [m for m in stages.values() if m["kind"] == "train" and m["inputs"]["plan"]["stage"] == wanted]

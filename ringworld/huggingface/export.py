@@ -87,7 +87,7 @@ def _chats(place: str, manifest: dict[str, Any]) -> bool:
     """Whether a stage, or one that it goes on from, learned from conversations."""
     found = made_from(run_of(place), manifest)
     return any(
-        made["kind"] == "pack-conversations"
+        made["kind"] == "conversations"
         or (made["kind"] == "vision-examples" and made["recipe"].get("how", {}).get("form") == "chat")
         for _, made in found
     )

@@ -67,10 +67,11 @@ def test_a_plan_of_one_part_without_training_is_shown_alone() -> None:
 
 
 def test_rows_with_things_to_look_up_are_shown_as_text_and_never_as_markup():
-    short = stage("pack-text-64", "pack-recall", {**PLAN, "samples": [{"corpus": "copy", "text": "a b a b"}]})
+    short = stage("recall-text-64", "recall", {"samples": [{"corpus": "copy", "text": "a b a b"}]})
     samples = [{"corpus": "needle", "text": "<script>Oslo: 17"}, {"corpus": "passage", "text": "so so"}]
-    long = stage("pack-text-512", "pack-recall", {**PLAN, "samples": samples})
-    page = str(packing(ReportData("tiny", "", "", (short, long))))
+    long = stage("recall-text-512", "recall", {"samples": samples})
+    plan = stage("pack-text-512", "pack-whole", PLAN, {"tokens": "recall-text-512"})
+    page = str(packing(ReportData("tiny", "", "", (short, long, plan))))
     assert "&lt;script&gt;Oslo: 17" in page
     assert "so so" in page
     assert "a b a b" not in page

@@ -12,7 +12,7 @@ from infra.config import compose
 from infra.placement import Placement
 from infra.stage import Stage
 from ringworld.errors import UserError
-from stages import pack_conversations
+from stages import pack_whole
 from stages.curriculum import load_curriculum
 from stages.graph import build
 from stages.site import load_site
@@ -34,7 +34,7 @@ def test_chat_branches_train_on_conversations_and_are_evaluated_on_both() -> Non
     for length in ("128k", "256k", "512k", "1m"):
         name = f"text-chat-{length}"
         packed, training, evaluation = (stages[n] for n in (f"pack-{name}", name, f"evaluate-{name}"))
-        assert packed.run is pack_conversations.run
+        assert packed.run is pack_whole.run
         assert packed.recipe.mixture == {"chat": 0.7, "qa": 0.3}  # type: ignore[attr-defined]
         assert packed.recipe.weigh_by == "example"  # type: ignore[attr-defined]
         assert dict(packed.inputs) == {"tokens": made}

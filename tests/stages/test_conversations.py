@@ -23,9 +23,9 @@ from ringworld.data.plan import PackingPlan
 from ringworld.data.token_store import TokenStore
 from ringworld.data.tokenizers import ByteTokenizer
 from ringworld.errors import UserError
-from stages import conversations, pack_conversations, tokenizer
+from stages import conversations, pack_whole, tokenizer
 from stages.conversations import ConversationsRecipe
-from stages.pack_conversations import PackConversationsRecipe
+from stages.pack_whole import PackWholeRecipe
 from stages.tokenizer import TokenizerRecipe
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -110,7 +110,7 @@ def test_chat_files_become_a_plan_with_every_record_accounted_for(chats: Any, wo
     ports = {"tokens": made}
     sequence = 200
     share = {"chat": 0.7, "qa": 0.3}
-    planned = run_stage(pack_conversations, PackConversationsRecipe(sequence, share), ports, name="pack-text-chat-200")
+    planned = run_stage(pack_whole, PackWholeRecipe(sequence, share), ports, name="pack-text-chat-200")
     plan = PackingPlan.load(planned.path("plan.parquet"))
     train = ~store.index.held_out
     fits = store.index.tokens - 1 <= sequence
@@ -123,7 +123,7 @@ def test_chat_files_become_a_plan_with_every_record_accounted_for(chats: Any, wo
     with pytest.raises(
         UserError, match=r"stages\.text-chat-20\.mixture\.qa: none of \d train conversations of qa fits"
     ):
-        run_stage(pack_conversations, PackConversationsRecipe(20, {"qa": 1.0}), ports, name="pack-text-chat-20")
+        run_stage(pack_whole, PackWholeRecipe(20, {"qa": 1.0}), ports, name="pack-text-chat-20")
 
     again = run_stage(conversations, recipe, {"tokenizer": words})
     assert (again.files, again.values) == (made.files, made.values)
@@ -225,7 +225,7 @@ def test_a_corpus_without_conversations_is_an_error_that_says_what_to_give(
 @pytest.mark.parametrize("mixture", [{"chat": 0.0, "qa": 0.0}, {"chat": -1.0, "qa": 2.0}, {}, {"chat": float("nan")}])
 def test_shares_that_are_no_proportions_are_refused(mixture: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"mixture=.*give each its share"):
-        PackConversationsRecipe(16, mixture)
+        PackWholeRecipe(16, mixture)
 
 
 def test_shards_of_a_large_file_are_bounded(chats: Any, words: Any, tmp_path: Path, monkeypatch: Any) -> None:

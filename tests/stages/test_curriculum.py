@@ -53,7 +53,7 @@ def test_a_stage_is_the_same_stage_wherever_it_is_placed(placement):
 def test_every_shipped_curriculum_builds(curriculum):
     kinds = {stage.recipe.kind for stage in graph(curriculum).values()}
     assert kinds >= {"documents", "tokens", "train", "evaluate"}
-    assert kinds & {"pack", "pack-recall"}
+    assert kinds & {"pack", "pack-whole"}
 
 
 def test_each_text_stage_starts_from_the_one_before_with_a_larger_theta():
@@ -70,10 +70,11 @@ def test_each_text_stage_starts_from_the_one_before_with_a_larger_theta():
 
 def test_a_recall_stage_trains_on_rows_of_its_own_and_is_measured_on_held_out_documents():
     stages = graph()
-    packed = stages["pack-text-1k"]
-    assert dict(packed.inputs) == {"tokens": stages["tokens"], "tokenizer": stages["tokenizer"]}
-    assert recipe(packed).rows * 1024 == recipe(stages["text-1k"]).steps * recipe(stages["text-1k"]).batch_tokens
-    assert dict(stages["text-1k"].inputs) == {"tokens": packed, "plan": packed, "params": stages["text-512"]}
+    made, packed = stages["recall-text-1k"], stages["pack-text-1k"]
+    assert dict(made.inputs) == {"tokens": stages["tokens"], "tokenizer": stages["tokenizer"]}
+    assert recipe(made).documents * 1024 == recipe(stages["text-1k"]).steps * recipe(stages["text-1k"]).batch_tokens
+    assert dict(packed.inputs) == {"tokens": made}
+    assert dict(stages["text-1k"].inputs) == {"tokens": made, "plan": packed, "params": stages["text-512"]}
     assert stages["evaluate-text-1k"].inputs["tokens"] is stages["tokens"]
     assert 1024 in recipe(stages["tokens"]).buckets
 
@@ -128,8 +129,8 @@ def test_a_change_upstream_changes_identities_downstream_and_nowhere_else():
     changed = {name for name in before if before[name].fingerprint != after[name].fingerprint}
     trained = {"text-2k", "text-4k", "text-8k", "text-chat-2k", "text-chat-8k"}
     trained |= {name for name, stage in before.items() if stage.recipe.kind == "train" and "vision" in name}
-    # Rows of a recall stage are as many as its steps read.
-    assert changed == trained | {f"evaluate-{name}" for name in trained} | {"pack-text-2k"}
+    # Documents of a recall stage are as many as its steps read rows.
+    assert changed == trained | {f"evaluate-{name}" for name in trained} | {"recall-text-2k", "pack-text-2k"}
 
 
 def test_how_a_stage_draws_is_part_of_it_and_how_it_is_split_is_not(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,20 +72,6 @@ def test_a_step_is_that_of_the_training_stage(run: Path, capsys: pytest.CaptureF
     assert text.count("loss weights in this batch") == 2
     other = shown(capsys, str(run), "--step", "0", "--seed", "4", "--batch-tokens", "128")
     assert other.startswith("step 0: 1 rows of 128 slots")
-
-
-def test_rows_that_a_plan_brings_along_are_read_from_there(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A recall stage's: its port `tokens` is the text that they were made of."""
-    mine = shutil.copytree(run, tmp_path / "tiny", symlinks=True)
-    pack = mine / "pack-text-128"
-    (pack / "attempt-2" / "tokens").symlink_to(run / "corpus" / "tokens")
-    manifest = json.loads((pack / "manifest.json").read_text())
-    manifest["files"].append({"path": "tokens/store.json", "bytes": 1})
-    manifest["inputs"] = {port: {"stage": port, "fingerprint": ""} for port in ("elsewhere", "tokenizer")}
-    (pack / "manifest.json").write_text(json.dumps(manifest))
-    assert shown(capsys, str(mine), "--row", "0") == shown(capsys, str(run), "--row", "0")
 
 
 def test_a_plan_alone_is_told_where_its_tokens_are(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def run(tmp_path_factory, params) -> Path:
     )
     manifest(run, "codes", "codes", codebook=20, vqgan="ab" * 32)
     manifest(run, "conversations", "conversations", {"tokenizer": "tokenizer", "codes": "codes"}, conversations=77)
-    manifest(run, "pack-text-chat-512", "pack-conversations", {"tokens": "conversations"})
+    manifest(run, "pack-text-chat-512", "pack-whole", {"tokens": "conversations"})
     recipe = {
         "model": asdict(replace(CONFIG, rope=RopeConfig(10_000.0))), "sequence": 256, "steps": 3, "dtype": "float32",
         "init": "scratch",

@@ -1,6 +1,6 @@
-"""The packing plan of a chat stage: whole conversations, rows of each corpus apart, to be drawn in given proportions.
+"""The packing plan of a chat or recall stage: whole examples, rows of each corpus apart, drawn in given proportions.
 
-One process and numpy, like `stages.pack`. A conversation longer than a row is dropped and counted, never cut. Output:
+One process and numpy, like `stages.pack`. An example longer than a row is dropped and counted, never cut. Output:
 `plan.parquet`.
 """
 
@@ -21,14 +21,14 @@ from stages.whole import write_plan
 
 
 @dataclass(frozen=True)
-class PackConversationsRecipe:
+class PackWholeRecipe:
     """sequence: slots of a row. mixture: the share of the rows that a step draws from each corpus; 0 leaves one out.
 
-    weigh_by: whether each conversation or each counted token of a batch counts the same; see
+    weigh_by: whether each example or each counted token of a batch counts the same; see
     `ringworld.data.plan.loss_weights`. window: steps whose rows are sorted by attention work; 1: none.
     """
 
-    kind: ClassVar[str] = "pack-conversations"
+    kind: ClassVar[str] = "pack-whole"
     sequence: int
     mixture: Mapping[str, float]
     weigh_by: WeighBy = "example"
@@ -41,8 +41,8 @@ class PackConversationsRecipe:
         Schedule(window=self.window)
 
 
-def run(context: StageContext, recipe: PackConversationsRecipe) -> Result:
-    """Input port `tokens`: a store of a conversations stage. Raises UserError for a corpus of which nothing fits."""
+def run(context: StageContext, recipe: PackWholeRecipe) -> Result:
+    """Input port `tokens`: a store that marks what counts. Raises UserError for a corpus of which nothing fits."""
     index = TokenStore.open(context.inputs["tokens"].path("tokens")).index
     where = f"stages.{context.stage.name.removeprefix('pack-')}.mixture"
     shares = {corpus: share for corpus, share in recipe.mixture.items() if share > 0}

@@ -1,13 +1,13 @@
-"""What a recall stage trains on: rows that are each one document to look things up in, and the plan of them.
+"""What a recall stage trains on: documents to look things up in, each as long as one of its rows.
 
-Rows of three corpora, drawn in the proportions of the mixture; `ringworld.synthesis.recall` makes their documents:
+Of three corpora, in the proportions of the mixture; `ringworld.synthesis.recall` makes their documents:
 
 - needle: windows of the training documents with needles and questions, of the needle test's wording;
 - passage: such windows with a passage that comes again and again;
 - copy: a passage of random tokens over and over, for rows that are too short for anything else.
 
 One process and numpy. Input ports: `tokens` and `tokenizer`. Output: `tokens/`, a token store that marks what the loss
-counts, and `plan.parquet`.
+counts.
 """
 
 from __future__ import annotations
@@ -22,14 +22,10 @@ import pyarrow as pa
 from infra.stage import Result, StageContext
 from ringworld.data.files import absolute, join, list_files
 from ringworld.data.mixture import check_shares
-from ringworld.data.order import Schedule
-from ringworld.data.packing import select_whole
-from ringworld.data.plan import WeighBy
 from ringworld.data.token_store import ANSWERS_INDEX_SCHEMA, TokenStore, write_index, write_shard
 from ringworld.data.tokenizers import check_same, load_tokenizer
 from ringworld.errors import UserError
 from ringworld.synthesis.recall import Phrases, copy_document, needle_document, passage_document
-from stages.whole import write_plan
 
 NEEDLE, PASSAGE, COPY = RECALL_CORPORA = ("needle", "passage", "copy")
 _SHARD_TOKENS = 1 << 25
@@ -37,74 +33,59 @@ _SAMPLE_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class PackRecallRecipe:
-    """sequence   slots of a row, and tokens of each document
-    rows       documents that are made: as many as the stage's steps read
-    mixture    the share of the rows from each of needle, passage and copy; 0 leaves one out
-    counted    share of the text's own tokens that the loss counts, at random, beside all that is to be recalled
-    weigh_by   whether each document or each counted token of a batch counts the same
-    window     steps whose rows are sorted by attention work; 1: none
+class RecallRecipe:
+    """sequence    tokens of each document
+    documents   how many are made: as many as the stage's steps read rows
+    mixture     the share of them from each of needle, passage and copy; 0 leaves one out
+    counted     share of the text's own tokens that the loss counts, at random, beside all that is to be recalled
     """
 
-    kind: ClassVar[str] = "pack-recall"
+    kind: ClassVar[str] = "recall"
     sequence: int
-    rows: int
+    documents: int
     mixture: Mapping[str, float]
     counted: float = 0.25
-    weigh_by: WeighBy = "token"
-    window: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.sequence < 16 or self.rows < 1:
-            raise UserError(f"sequence={self.sequence}, rows={self.rows}: give rows of 16 tokens or more, one at least")
+        if self.sequence < 16 or self.documents < 1:
+            raise UserError(
+                f"sequence={self.sequence}, documents={self.documents}: give 16 tokens or more, one document at least"
+            )
         if not 0 <= self.counted <= 1:
             raise UserError(f"counted={self.counted}: a share of the text's tokens, 0 to 1")
         check_shares(self.mixture, ", ".join(f"{name}: 0.5" for name in (NEEDLE, PASSAGE)))
-        Schedule(window=self.window)
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Of each corpus that is drawn, of 1."""
+    def corpora(self) -> dict[str, int]:
+        """Documents of each corpus that is drawn, one at least."""
         total = sum(self.mixture.values())
-        return {name: share / total for name, share in self.mixture.items() if share > 0}
+        return {
+            name: max(1, round(self.documents * share / total)) for name, share in self.mixture.items() if share > 0
+        }
 
 
-def run(context: StageContext, recipe: PackRecallRecipe) -> Result:
-    """Raises UserError, naming the key, for rows that nothing fits and for text that has no document so long."""
-    where = f"stages.{context.stage.name.removeprefix('pack-')}"
+def run(context: StageContext, recipe: RecallRecipe) -> Result:
+    """Raises UserError, naming the key, for documents that nothing fits and for text that has none so long."""
+    where = f"stages.{context.stage.name.removeprefix('recall-')}"
     text = TokenStore.open(context.inputs["tokens"].path("tokens"))
     tokenizer = load_tokenizer(context.inputs["tokenizer"].path("tokenizer"))
     check_same(text.tokenizer_hash, tokenizer.hash, f"the token store and the tokenizer of {where}")
     folder = join(absolute(context.attempt_dir), "tokens")
-    _write(context, recipe, _Documents(recipe, text, Phrases.of(tokenizer, recipe.seed), where), folder)
-    made = TokenStore.open(folder)
-    chosen = {
-        name: select_whole(made.index, "train", name, recipe.sequence, f"{where}.mixture.{name}")
-        for name in recipe.shares
-    }
-    planned = write_plan(
-        context,
-        made.index,
-        chosen,
-        recipe.shares,
-        sequence=recipe.sequence,
-        weigh_by=recipe.weigh_by,
-        window=recipe.window,
-        counts=lambda plan: {"answer_tokens": int(plan.answers.sum(dtype="int64"))},
-    )
-    samples = [
-        {"corpus": name, "text": tokenizer.decode(made.read(int(whole.documents[0]))[-_SAMPLE_TOKENS:])}
-        for name, whole in chosen.items()
-    ]
-    files = (*planned.files, *(f"tokens/{name}" for name in list_files(folder)))
-    return Result(files, {**planned.values, "samples": samples})
+    answers = _write(context, recipe, _Documents(recipe, text, Phrases.of(tokenizer, recipe.seed), where), folder)
+    made, first = TokenStore.open(folder), 0
+    samples = []
+    for corpus, documents_of in recipe.corpora.items():
+        samples.append({"corpus": corpus, "text": tokenizer.decode(made.read(first)[-_SAMPLE_TOKENS:])})
+        first += documents_of
+    values = {"documents": first, "tokens": int(made.index.tokens.sum()), "answer_tokens": answers, "samples": samples}
+    return Result(tuple(f"tokens/{name}" for name in list_files(folder)), values)
 
 
-def _write(context: StageContext, recipe: PackRecallRecipe, documents: _Documents, folder: str) -> None:
-    """The store, shard by shard."""
+def _write(context: StageContext, recipe: RecallRecipe, documents: _Documents, folder: str) -> int:
+    """The store, shard by shard, corpus after corpus; returns the tokens that count."""
     info = replace(documents.text.info, answers=True)
-    names = [name for name, share in recipe.shares.items() for _ in range(max(1, round(recipe.rows * share)))]
+    names = [name for name, documents_of in recipe.corpora.items() for _ in range(documents_of)]
     of_a_shard = max(1, _SHARD_TOKENS // recipe.sequence)
     offsets: list[int] = []
     answers: list[int] = []
@@ -126,25 +107,26 @@ def _write(context: StageContext, recipe: PackRecallRecipe, documents: _Document
         "answers": answers,
     }
     write_index(folder, info, pa.table(columns, schema=ANSWERS_INDEX_SCHEMA))
+    return sum(answers)
 
 
 class _Documents:
     """Documents of one length, each of a window anywhere in the training documents that are as long."""
 
-    def __init__(self, recipe: PackRecallRecipe, text: TokenStore, phrases: Phrases, where: str) -> None:
+    def __init__(self, recipe: RecallRecipe, text: TokenStore, phrases: Phrases, where: str) -> None:
         self.text = text
         self._recipe, self._phrases = recipe, phrases
         self._rng = np.random.default_rng((recipe.seed, recipe.sequence))
         length, documents = recipe.sequence, text.index.documents("train")
         tokens = text.index.tokens[documents] - 1  # without its end of text
         fits = tokens >= length
-        if set(recipe.shares) - {COPY} and not fits.any():
+        if set(recipe.corpora) - {COPY} and not fits.any():
             raise UserError(
                 f"{where}.sequence={length}: none of {len(documents)} training documents is as long; the longest has "
                 f"{int(tokens.max(initial=0))} tokens. Give longer documents, or mixture {{{COPY}: 1}}"
             )
         least = phrases.pair * 5 // 4
-        if recipe.shares.get(NEEDLE) and length < least:
+        if recipe.corpora.get(NEEDLE) and length < least:
             raise UserError(
                 f"{where}.sequence={length}: a needle and its question take {phrases.pair} tokens; use rows of {least} "
                 f"or more, or mixture {{{COPY}: 1}}"
