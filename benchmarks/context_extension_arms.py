@@ -32,6 +32,7 @@ class Settings:
     stage_steps, stage_tokens   steps of every further stage, and slots of all their steps
     base_rates, stage_rate      learning rates; from the base's last length on they fall to a tenth by a cosine
     vocabulary      ids of a byte-level BPE trained on the text; 0: bytes
+    whole           share of the tokens in documents as long as their row; the others share rows
     counted         share of the text's tokens that the loss counts, at random; of what is to be recalled it counts all
     windows         held-out rows of the longest length whose loss is measured
     rounds          needle prompts of each length and depth, at most; 4 or more above a quarter of the longest
@@ -53,9 +54,10 @@ class Settings:
     base_steps: tuple[int, ...] = (400, 300, 300)
     base_tokens: tuple[int, ...] = (1024, 4096, 4096)
     base_rates: tuple[float, ...] = (6e-3, 3e-3, 3e-3)
-    stage_steps: tuple[int, ...] = (60, 60, 60, 120)
+    stage_steps: tuple[int, ...] = (60, 60, 60, 180)
     stage_tokens: int = 8192
     stage_rate: float = 2e-3
+    whole: float = 0.75
     counted: float = 0.125
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     rounds: int = 6
@@ -81,8 +83,9 @@ class Settings:
         for tokens, length in rows:
             if tokens % length:
                 raise UserError(f"{tokens} slots a step are not whole rows of {length}")
-        if not 0 < self.counted <= 1:
-            raise UserError(f"counted={self.counted}: a share above 0 and at most 1")
+        for name in ("whole", "counted"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)}: a share above 0 and at most 1")
         if min(*self.base_steps, *self.stage_steps, self.rounds, self.windows) < 1:
             raise UserError("steps, rounds and windows are 1 or more")
 

@@ -2,11 +2,11 @@
 
 - `text/` holds the documents as they are, some of them held out: what is measured reads those alone.
 - `rows-LENGTH/` holds what a stage trains on, made of windows of the training documents: half of them with needles, the
-  others with passages that come again (`context_extension_documents`). The loss counts what is to be recalled, and of
+  others with passages that come again (`ringworld.synthesis.recall`). The loss counts what is to be recalled, and of
   the text a random share, so that it does not drown that. Rows too short for a needle are passages of random tokens,
   copied to their end. The tokenizer is trained on text and needles.
-- A half of the tokens are in documents as long as the row. The others are shorter, down to a quarter of the first row
-  or to what one needle needs (lengths even in their logarithm), and share rows.
+- Most tokens (`Settings.whole`) are in documents as long as the row. The others are shorter, down to a quarter of the
+  first row or to what one needle needs (lengths even in their logarithm), and share rows.
 - Two plans of the same rows, with the same inputs and the same targets: masked, and naive, where a row is one example.
 """
 
@@ -201,7 +201,7 @@ def _documents(
     likely = np.cumsum(size / size.sum())
     held = {True: 0, False: 0}  # tokens in documents as long as a row, and in shorter ones
     while True:
-        full = held[True] <= held[False]
+        full = held[True] <= settings.whole * sum(held.values())
         tokens = length if full else int(np.exp(rng.uniform(np.log(least), np.log(length))))
         source = whole[min(int(np.searchsorted(likely, rng.random())), len(whole) - 1)]
         start = int(rng.integers(max(1, len(source) - tokens)))
