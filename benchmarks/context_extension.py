@@ -1,4 +1,4 @@
-"""Does the method work? A small model trained at 512 tokens and extended to 8K, against three ways of not doing so.
+"""Does the method work? A small model trained at 512 tokens and extended to 8K, against four ways of not doing so.
 
     python benchmarks/context_extension.py --out DIR [--minutes 60] [--documents FOLDER ...] [--lengths 512 1024 ...]
 

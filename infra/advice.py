@@ -35,7 +35,7 @@ RULES = (
     Rule(
         "not finite",
         (r"step \d+: loss=\S+, gradient norm=", r"loss is (nan|inf)"),
-        "The loss left the numbers: lower optimizer.learning_rate, lengthen warmup_steps, or look at the rows that the "
+        "The loss left the numbers: lower the stage's learning_rate, lengthen its warmup_steps, or look at the rows that the "
         "message names; the checkpoints before it are kept.",
     ),
     Rule(
@@ -91,7 +91,7 @@ RULES = (
         "permission",
         (_status("403"), r"PERMISSION_DENIED", r"does not have storage\.", r"AccessDenied", r"Permission denied"),
         "Storage refuses: the machines' account must be allowed to read and write there (on Google Cloud: the role "
-        "storage.objectUser on the bucket).",
+        "storage.objectAdmin on the bucket).",
     ),
     Rule(
         "rate limit",

@@ -182,7 +182,7 @@ class Evaluation:
 class Curriculum:
     """The whole curriculum.
 
-    base: `scratch`, or the Hugging Face Llama folder that the first stage starts from.
+    base: `scratch`, or the Hugging Face folder that the first stage starts from.
     base_theta, base_sequence: what that was trained at, for the comparison before and after the first stage.
     deduplicate, decontaminate: null leaves the stage out. assemble: used where a stage's documents are assembled.
     talk: conversations from the documents' own words: the corpus chat where sources.chat names no files; null: none.

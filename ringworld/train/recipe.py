@@ -51,7 +51,7 @@ class TrainRecipe:
 
     sequence      tokens a row
     batch_tokens  tokens a step, a multiple of `sequence`
-    init          scratch | params (the weights of another stage) | huggingface (a Llama folder, `init_folder`)
+    init          scratch | params (the weights of another stage) | huggingface (the folder `init_folder`)
     dtype         of the forward and backward pass; weights, optimizer and statistics are float32
     """
 

@@ -97,7 +97,7 @@ class Recorder:
         rate = self._job.recipe.optimizer.learning_rate
         return (
             f"step {step}: loss={loss}, gradient norm={norm}. Its batch is rows {rows.tolist()} of the packing plan. "
-            f"The checkpoints before it are kept; lower optimizer.learning_rate (now {rate}), lengthen warmup_steps, "
+            f"The checkpoints before it are kept; lower learning_rate (now {rate}), lengthen warmup_steps, "
             f"or look at these rows"
         )
 

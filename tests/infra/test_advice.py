@@ -10,7 +10,7 @@ from infra.advice import CLASSES, RULES, advise
 
 NAN = (
     "step 7: loss=nan, gradient norm=nan. Its batch is rows [3, 9] of the packing plan. The checkpoints before it are "
-    "kept; lower optimizer.learning_rate (now 0.1), lengthen warmup_steps, or look at these rows"
+    "kept; lower learning_rate (now 0.1), lengthen warmup_steps, or look at these rows"
 )
 HBM = (
     "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes.\n"
