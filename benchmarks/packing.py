@@ -9,8 +9,8 @@
   concatenation, which fills every row and cuts documents at its ends.
 - Balance: the attention of the busiest of 16 ranks over the mean, one row a rank, in steps of sorted rows and of rows
   as they come.
-- Training: one step of a small model (4 layers x 128) on the same examples, packed in rows and padded to a row each: tokens of
-  documents a second, and the two losses, which must agree within 1e-5.
+- Training: one step of a small model (4 layers x 128) on the same examples, packed in rows and padded to a row each:
+  tokens of documents a second, and the two losses, which must agree within 1e-5.
 """
 
 from __future__ import annotations
