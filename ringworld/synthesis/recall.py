@@ -62,8 +62,9 @@ def needle_document(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(ids, marks) of `length` tokens and one: text with needles of different cities, each asked for once, later.
 
-    text: int [at least length]. In half of the documents all questions stand at the end, as in the test; in the others
-    one stands anywhere after its needle. marks: 1 for the tokens of answers, and for this share of the text's tokens.
+    text: int [at least length]. In half of the documents all questions stand at the end, as in the test, and needles
+    at any depth, often at the very ends; in the others a question stands anywhere after its needle. marks: 1 for the
+    tokens of answers, and for this share of the text's tokens.
     """
     most = min(len(CITIES), max(1, int(length / (ROOM * phrases.pair))))
     # The test has one needle; most is learned of many.
@@ -76,7 +77,7 @@ def needle_document(
         asked = np.concatenate([phrases.questions[city], value, phrases.end])
         marks = np.zeros(len(asked), np.int32)
         marks[len(phrases.questions[city]) : len(asked) - len(phrases.end)] = 1
-        first, second = (rng.random(), 1.0 + number) if at_end else sorted(rng.random(2))
+        first, second = (_depth(rng), 2.0 + number) if at_end else sorted(rng.random(2))
         put += [(first, needle, np.zeros(len(needle), np.int32)), (second, asked, marks)]
     taken = sum(len(ids) for _, ids, _ in put)
     room = length - 1 - taken
@@ -90,6 +91,12 @@ def needle_document(
     ids += [text[used:room], np.full(2, phrases.end_of_text)]
     marks += [seen[used:], np.array([1, 0])]
     return np.concatenate(ids), np.concatenate(marks)
+
+
+def _depth(rng: np.random.Generator) -> float:
+    """0..1, and each end as often as a tenth between them: nothing drawn evenly ever hits an end, where the test asks
+    too, and a needle right before its question was the one that models missed."""
+    return float(np.clip(rng.uniform(-0.1, 1.1), 0.0, 1.0))
 
 
 def passage_document(

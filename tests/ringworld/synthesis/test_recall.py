@@ -31,6 +31,17 @@ def test_a_document_with_needles_asks_for_each_once_after_it_was_said(phrases):
             assert sorted(TOKENIZER.decode(ids[marks == 1]).split()) == sorted(asked.values())
 
 
+def test_a_needle_stands_at_each_depth_of_the_test_and_right_before_its_question_too(phrases):
+    rng, text, places = np.random.default_rng(4), TOKENIZER.encode("x" * 4000), []
+    for _ in range(300):
+        before, *asked = TOKENIZER.decode(needle_document(text, 600, phrases, 0.0, rng)[0]).split("\nWhat is")
+        if len(asked) == 1 and set(asked[0].split("number is:")[1][9:]) <= {"\n"}:  # one question, at the end
+            filled = before.replace("x", "")
+            places.append(before.index(filled) / (len(before) - len(filled)))
+    assert len(places) > 50
+    assert np.histogram(places, [0, 0.001, 0.5, 0.999, 1.001])[0].min() > 3
+
+
 def test_a_passage_that_comes_again_counts_from_its_second_token_on(phrases):
     rng = np.random.default_rng(1)
     for length in (64, 256, 999):
