@@ -1,6 +1,7 @@
 """Does the method work? A small model trained at 512 tokens and extended to 8K, against four ways of not doing so.
 
     python benchmarks/context_extension.py --out DIR [--minutes 60] [--documents FOLDER ...] [--lengths 512 1024 ...]
+    python benchmarks/context_extension.py --out OTHER --arms rising --stage-steps 120 120 120 360
 
 - A base is trained at the first length; from it the arms of `context_extension_arms`: stages with theta rising, with
   theta as it was, and with naive packing; one stage at the last length with as many tokens; and linear, NTK and YaRN

@@ -16,13 +16,16 @@ from ringworld.errors import UserError
 from ringworld.model.config import ModelConfig, RopeConfig
 from ringworld.train.flops import training_flops
 
+THROUGH_ALL_LENGTHS = ("rising", "fixed", "naive")
 TRAINING_FREE = ("linear", "ntk", "yarn")
+ARMS = (*THROUGH_ALL_LENGTHS, "direct", *TRAINING_FREE)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Sizes of the experiment. Two runs with equal settings and documents are the same run.
 
+    arms            what is done with the base, of the seven
     lengths         of rows in tokens, the first one the base's, each a multiple of the one before
     theta, growth   RoPE's base at the first length, and its factor for each doubling of the length
     warm            lengths of rows that the base begins with, before the first of `lengths`: where there is less to
@@ -41,6 +44,7 @@ class Settings:
     held_out        share of the documents
     """
 
+    arms: tuple[str, ...] = ARMS
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
     warm: tuple[int, ...] = (64, 256)
     theta: float = 1e4
@@ -68,6 +72,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if unknown := sorted(set(self.arms) - set(ARMS)):
+            raise UserError(f"arms={unknown[0]}: give some of {', '.join(ARMS)}")
         through = (*self.warm, *self.lengths)
         for short, long in itertools.pairwise(through):
             if long <= short or long % short:
@@ -149,21 +155,20 @@ def stages(settings: Settings) -> tuple[Stage, ...]:
         after = found[-1].key if found else None
         found.append(Stage("base", length, steps, tokens, rate, settings.rope_at(first), after))
     base = found[-1]
-    for arm, naive in (("rising", False), ("fixed", False), ("naive", True)):
+    for arm in (arm for arm in THROUGH_ALL_LENGTHS if arm in settings.arms):
         before = base
         for length, steps in zip(others, settings.stage_steps, strict=True):
             rope = settings.rope_at(first if arm == "fixed" else length)
-            before = _stage(settings, arm, length, steps, rope, before.key, naive)
+            before = _stage(settings, arm, length, steps, rope, before.key)
             found.append(before)
-    last = others[-1]
-    steps = sum(settings.stage_steps)
-    return *found, _stage(settings, "direct", last, steps, settings.rope_at(last), base.key)
+    if "direct" in settings.arms:
+        last, steps = others[-1], sum(settings.stage_steps)
+        found.append(_stage(settings, "direct", last, steps, settings.rope_at(last), base.key))
+    return tuple(found)
 
 
-def _stage(
-    settings: Settings, arm: str, length: int, steps: int, rope: RopeConfig, after: str, naive: bool = False
-) -> Stage:
-    return Stage(arm, length, steps, settings.stage_tokens, settings.stage_rate, rope, after, naive)
+def _stage(settings: Settings, arm: str, length: int, steps: int, rope: RopeConfig, after: str) -> Stage:
+    return Stage(arm, length, steps, settings.stage_tokens, settings.stage_rate, rope, after, naive=arm == "naive")
 
 
 def probes(settings: Settings, trained: Sequence[Stage]) -> tuple[Probe, ...]:
@@ -174,7 +179,7 @@ def probes(settings: Settings, trained: Sequence[Stage]) -> tuple[Probe, ...]:
         Probe(stage.key, stage.key, stage.rope, settings.lengths[:1] if stage.length < first else settings.lengths)
         for stage in trained
     ]
-    for kind in TRAINING_FREE:
+    for kind in (kind for kind in TRAINING_FREE if kind in settings.arms):
         for length in settings.lengths[1:]:
             rope = RopeConfig(settings.theta, kind, length / first, first if kind == "yarn" else 0)
             found.append(Probe(f"{kind}-{length}", base, rope, (length,)))

@@ -83,8 +83,10 @@ def prepare(folder: Path, settings: Settings, trained: Sequence[Stage]) -> Data:
     }
     phrases = Phrases.of(tokenizer, settings.seed)
     for number, length in enumerate((*settings.warm, *settings.lengths)):
-        slots = max(stage.slots for stage in trained if stage.length == length)
-        about[f"rows-{length}"] = _write_rows(data, settings, store, phrases, length, slots, settings.seed + number)
+        slots = max((stage.slots for stage in trained if stage.length == length), default=0)
+        if slots:
+            made = _write_rows(data, settings, store, phrases, length, slots, settings.seed + number)
+            about[f"rows-{length}"] = made
     write_json(str(done), about)
     return data
 

@@ -53,13 +53,13 @@ def tables(settings: Settings, lines: Lines) -> str:
     """Markdown: every arm at its end, then the needle after every stage."""
     heads = [f"{length:,}" for length in settings.lengths]
     found = ["Needle found exactly, by the length of the prompt:", "", *_head("arm", heads, "tokens")]
-    for arm, title in TITLES.items():
+    for arm, title in _titles(settings):
         at = last_of(arm, settings, lines)
         shares = [f"{needle(at[length])[length]:.0%}" if length in at else "-" for length in settings.lengths]
         found.append(f"| {title} | {_tokens(arm, lines)} | {' | '.join(shares)} |")
     found += ["", "Held-out loss in nats a token, over the second half of so many positions:", ""]
     found += _head("arm", heads)
-    for arm, title in TITLES.items():
+    for arm, title in _titles(settings):
         at = last_of(arm, settings, lines)
         late = [
             f"{at[length]['loss']['late'][str(length)]:.3f}" if length in at else "-" for length in settings.lengths
@@ -73,6 +73,11 @@ def tables(settings: Settings, lines: Lines) -> str:
             spent = lines[stage.key]["gflop"] / 1e3
             found.append(f"| {title}, {stage.length:,} | {spent:.1f} | {cells} |")
     return "\n".join(found) + "\n"
+
+
+def _titles(settings: Settings) -> list[tuple[str, str]]:
+    """Of the base and of the arms that were asked for."""
+    return [(arm, title) for arm, title in TITLES.items() if arm in ("base", *settings.arms)]
 
 
 def _head(first: str, heads: Sequence[str], second: str = "") -> list[str]:
@@ -90,7 +95,7 @@ def draw(path: Path, settings: Settings, lines: Lines) -> None:
     """Loss by position and needle by length, a line for each arm that is measured."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.0), dpi=130, layout="constrained")
     longest = settings.lengths[-1]
-    for arm, title in TITLES.items():
+    for arm, title in _titles(settings):
         at = last_of(arm, settings, lines)
         line = "--" if arm in TRAINING_FREE else ":" if arm == "naive" else "-"  # naive often lies on rising
         style = {"color": _COLORS[arm], "linewidth": 2.4 if arm == "naive" else 1.8, "linestyle": line}

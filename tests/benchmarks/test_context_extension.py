@@ -75,6 +75,17 @@ def test_every_arm_spends_the_same_tokens_and_no_stage_fewer_than_another():
         assert [stage.after for stage in trained[:4]] == [None, "base-64", "base-256", "base-512"]
 
 
+def test_arms_are_left_out_by_name_and_the_others_stay_as_they_are():
+    settings = Settings(arms=("direct", "yarn"))
+    trained = stages(settings)
+    assert [stage for stage in stages(Settings()) if stage.arm in ("base", "direct")] == list(trained)
+    assert {probe.key.partition("-")[0] for probe in probes(settings, trained)} == {"base", "direct", "yarn"}
+    assert "| YaRN |" in (found := tables(settings, {}))
+    assert "| NTK |" not in found
+    with pytest.raises(UserError, match="arms=rise: give some of rising, fixed"):
+        Settings(arms=("rise", "yarn"))
+
+
 def test_the_shortest_rows_are_one_passage_over_and_over(whole, tmp_path):
     _, settings = whole
     warm = dataclasses.replace(settings, warm=(32,), base_steps=(3, 3), base_tokens=(512, 512), base_rates=(3e-3, 3e-3))
