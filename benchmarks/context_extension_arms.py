@@ -179,8 +179,8 @@ def probes(settings: Settings, trained: Sequence[Stage]) -> tuple[Probe, ...]:
         Probe(stage.key, stage.key, stage.rope, settings.lengths[:1] if stage.length < first else settings.lengths)
         for stage in trained
     ]
-    for kind in (kind for kind in TRAINING_FREE if kind in settings.arms):
-        for length in settings.lengths[1:]:
+    for kind in TRAINING_FREE:
+        for length in settings.lengths[1:] if kind in settings.arms else ():
             rope = RopeConfig(settings.theta, kind, length / first, first if kind == "yarn" else 0)
             found.append(Probe(f"{kind}-{length}", base, rope, (length,)))
     return tuple(found)
