@@ -35,8 +35,8 @@ RULES = (
     Rule(
         "not finite",
         (r"step \d+: loss=\S+, gradient norm=", r"loss is (nan|inf)"),
-        "The loss left the numbers: lower the stage's learning_rate, lengthen its warmup_steps, or look at the rows "
-        "that the message names; the checkpoints before it are kept.",
+        "The loss left the numbers: lower learning_rate, lengthen warmup_steps, or look at the rows that the message "
+        "names; the checkpoints before it are kept.",
     ),
     Rule(
         "device memory",

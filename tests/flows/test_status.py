@@ -41,7 +41,7 @@ def test_it_ends_as_the_run_stands(root: str, capsys: pytest.CaptureFixture[str]
     store.claim_attempt("text-1k", {"series": 1})
     store.write_text("user: step 3: loss=nan, gradient norm=nan\n", "text-1k", "attempt-1", "error.txt")
     assert main([root, "run=2026", "failures=true"]) == 1
-    assert "lower the stage's learning_rate" in capsys.readouterr().out
+    assert "lower learning_rate" in capsys.readouterr().out
     assert main([root, "run=2027"]) == 2
     assert "run=" in capsys.readouterr().err
 
