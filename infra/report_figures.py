@@ -84,7 +84,7 @@ def graph(nodes: Sequence[Node]) -> Html:
             )
         )
     # Shrunk to the page as far as names can still be read; beyond that it scrolls.
-    size = f"width:100%;max-width:{placed.width}px;min-width:{int(0.55 * placed.width)}px"
+    size = f"width:100%;max-width:{placed.width}px;min-width:{int(0.5 * placed.width)}px"
     return element(
         "svg",
         {"viewBox": f"0 0 {placed.width} {placed.height}", "style": size, "class": "graph", "role": "img"},
