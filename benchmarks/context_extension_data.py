@@ -117,11 +117,11 @@ def _tokenizer(settings: Settings, texts: Sequence[str]) -> Tokenizer:
         return ByteTokenizer()
     rng, each = np.random.default_rng((settings.seed, 1)), TRAINED_BYTES // len(texts)
     shown = [text[:each] for text in texts]
-    length = len(spoken(rng))
-    return train_bpe([*shown, *(spoken(rng) for _ in range(sum(map(len, shown)) // (2 * length)))], settings.vocabulary)
+    length = len(_spoken(rng))
+    return train_bpe([*shown, *(_spoken(rng) for _ in range(sum(map(len, shown)) // (2 * length)))], settings.vocabulary)
 
 
-def spoken(rng: np.random.Generator) -> str:
+def _spoken(rng: np.random.Generator) -> str:
     """A needle and its question as text."""
     city, said = CITIES[rng.integers(len(CITIES))], magic_number(rng)
     return f"{SENTENCE.format(city=city)} {said}{SENTENCE_END}{QUESTION.format(city=city)} {said}\n"

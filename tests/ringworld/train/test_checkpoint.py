@@ -188,7 +188,7 @@ def in_a_bucket(harmed: str):
     for step in (10, 20):
         with Checkpoints("gs://bucket/run/state", keep=2) as checkpoints:
             checkpoints.save(step, state(step))
-    # Arrays are the largest objects: in one file, or on a busy machine in several.
+    # Arrays are the largest objects, in however many files they were written.
     of_20 = [file for file in Path(harmed).glob("*.object") if b"/20/default/" in file.read_bytes().split(b"\n", 1)[0]]
     largest = max(of_20, key=os.path.getsize)
     line, data = largest.read_bytes().split(b"\n", 1)
