@@ -118,7 +118,9 @@ def _tokenizer(settings: Settings, texts: Sequence[str]) -> Tokenizer:
     rng, each = np.random.default_rng((settings.seed, 1)), TRAINED_BYTES // len(texts)
     shown = [text[:each] for text in texts]
     length = len(_spoken(rng))
-    return train_bpe([*shown, *(_spoken(rng) for _ in range(sum(map(len, shown)) // (2 * length)))], settings.vocabulary)
+    return train_bpe(
+        [*shown, *(_spoken(rng) for _ in range(sum(map(len, shown)) // (2 * length)))], settings.vocabulary
+    )
 
 
 def _spoken(rng: np.random.Generator) -> str:
